@@ -1,0 +1,2 @@
+//! The system-call edge: the only place with `unsafe`.
+pub mod tun;

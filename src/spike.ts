@@ -1,0 +1,11 @@
+import addonPath from "../dist/flannel-lite.node" with { type: "file" };
+import { readFileSync } from "node:fs";
+import { loadAddonFromMemory } from "./native/memfd.ts";
+const addon = loadAddonFromMemory(readFileSync(addonPath)) as any;
+console.log("links", await addon.linkNames());
+const tun = new addon.TunCounter("fl-spike0");
+console.log("links", await addon.linkNames());
+await Bun.$`ip link set fl-spike0 up; ip addr add 10.99.0.1/24 dev fl-spike0`.quiet().nothrow();
+await Bun.$`ping -c 2 -i 0.2 -W 1 10.99.0.2`.quiet().nothrow();
+console.log("packets", tun.packets);
+process.exit(tun.packets > 0 ? 0 : 1);
