@@ -19,7 +19,7 @@ export function loadAddonFromMemory(bytes: Uint8Array): unknown {
   let fd = libc.symbols.memfd_create(ptr(name), MFD_CLOEXEC | MFD_EXEC);
   if (fd < 0) fd = libc.symbols.memfd_create(ptr(name), MFD_CLOEXEC); // Linux before 6.3
   if (fd < 0) throw new Error("memfd_create was refused");
-  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
+  for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done);
   const module = { exports: {} };
   process.dlopen(module, `/proc/self/fd/${fd}`);
   return module.exports;

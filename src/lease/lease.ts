@@ -1,0 +1,48 @@
+import type { IpAddress } from "../net/address.ts";
+import type { Prefix } from "../net/prefix.ts";
+
+/** Any value JSON can carry. */
+export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
+
+/** The subnets a lease is for: at least one family. */
+export interface LeaseSubnets {
+  readonly ipv4?: Prefix;
+  readonly ipv6?: Prefix;
+}
+
+/** What a node publishes about itself with its lease. */
+export interface LeaseAttributes {
+  /** Where other nodes send encapsulated packets; absent where the node has no such address. */
+  readonly publicIp?: IpAddress;
+  readonly publicIpv6?: IpAddress;
+  /** `vxlan`, `host-gw` …; the empty string for backends that publish none (`udp`, `alloc`). */
+  readonly backendType: string;
+  /** The backend's own data, as found in the store: nothing in it is checked yet. */
+  readonly backendData?: Json;
+  readonly backendV6Data?: Json;
+}
+
+/** A subnet and the node that holds it. */
+export interface Lease {
+  readonly subnets: LeaseSubnets;
+  readonly attributes: LeaseAttributes;
+  /** When it lapses unless renewed; undefined for a reservation, which never does. */
+  readonly expiresAt: Date | undefined;
+}
+
+export type LeaseChange =
+  | { readonly kind: "put"; readonly lease: Lease }
+  | { readonly kind: "delete"; readonly subnets: LeaseSubnets };
+
+/** What a store's watch yields: all leases, or changes since the last update in commit order. */
+export type LeaseUpdate =
+  | { readonly kind: "snapshot"; readonly leases: readonly Lease[] }
+  | { readonly kind: "changes"; readonly changes: readonly LeaseChange[] };
+
+/** Names a lease: its subnets in flannel's key form, `10.5.34.0-24` or `10.5.34.0-24&fd00:10:0:1::-64`. */
+export function leaseKey({ ipv4, ipv6 }: LeaseSubnets): string {
+  return [ipv4, ipv6]
+    .filter((subnet) => subnet !== undefined)
+    .map((subnet) => `${subnet.address}-${subnet.length}`)
+    .join("&");
+}

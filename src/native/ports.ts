@@ -1,0 +1,241 @@
+/**
+ * What TypeScript needs from the machine, as the addon offers it: `Kernel` over rtnetlink, `Engine` the
+ * userspace datapath. Values cross as plain objects; addresses, prefixes and MACs as canonical text.
+ * A failed call rejects with an Error whose message begins with the errno's name: `EEXIST: add vxlan …`.
+ */
+export interface Addon {
+  /** Opens rtnetlink in the network namespace of the process. */
+  openKernel(): Promise<Kernel>;
+  /**
+   * Attaches to the TUN `device` (making it, persistent, where it is missing), probes its offloads, binds
+   * the UDP sockets and starts the packet threads with an empty table. On an error nothing is left behind.
+   * Errors: EBUSY another process holds the TUN; EINVAL a device of that name is no TUN of ours;
+   * EADDRINUSE the port is taken; ENOENT or EACCES no /dev/net/tun; EPERM no CAP_NET_ADMIN.
+   */
+  openEngine(options: EngineOptions): Engine;
+  /** Sends one datagram to the systemd notification socket `path` (`@` first: abstract). */
+  notify(path: string, message: string): void;
+}
+
+export interface Kernel {
+  links(): Promise<KernelLink[]>;
+  /** Addresses of all links, both families. */
+  addresses(): Promise<KernelAddress[]>;
+  /** IP neighbours of one link, both families, in any state. */
+  neighbours(linkIndex: number): Promise<KernelNeighbour[]>;
+  /** Forwarding entries (AF_BRIDGE, self) of one vxlan link. */
+  fdb(linkIndex: number): Promise<KernelFdbEntry[]>;
+  /** Unicast routes of the main table, both families. */
+  routes(): Promise<KernelRoute[]>;
+  /** The route the kernel would take to `address`. Rejects with ENETUNREACH where there is none. */
+  routeTo(address: string): Promise<KernelRoute>;
+
+  addVxlan(spec: VxlanSpec): Promise<void>;
+  setLink(linkIndex: number, changes: LinkChanges): Promise<void>;
+  deleteLink(linkIndex: number): Promise<void>;
+  addAddress(linkIndex: number, address: string, length: number): Promise<void>;
+  deleteAddress(linkIndex: number, address: string, length: number): Promise<void>;
+  /** Permanent neighbour; replaces one of the same address. */
+  putNeighbour(linkIndex: number, ip: string, mac: string): Promise<void>;
+  deleteNeighbour(linkIndex: number, ip: string): Promise<void>;
+  /** Permanent static FDB entry; replaces the destination of the same MAC. */
+  putFdb(linkIndex: number, mac: string, via: string): Promise<void>;
+  deleteFdb(linkIndex: number, mac: string, via: string): Promise<void>;
+  /** Adds or replaces (by destination and metric) a unicast route of the main table. */
+  putRoute(route: RouteSpec): Promise<void>;
+  deleteRoute(route: RouteSpec): Promise<void>;
+
+  /**
+   * The next batch of changes to links, addresses, neighbours and routes, several folded into one; null
+   * after `close`. `overrun` says that some were lost (ENOBUFS): look at everything again.
+   */
+  nextEvents(): Promise<KernelEvents | null>;
+  /** Ends `nextEvents`; may be called twice. */
+  close(): void;
+}
+
+export interface KernelLink {
+  readonly index: number;
+  readonly name: string;
+  /** `vxlan`, `tun`, `bridge`, `veth` …; the empty string for physical devices. */
+  readonly kind: string;
+  readonly mtuBytes: number;
+  /** Empty on links without one, such as a TUN. */
+  readonly mac: string;
+  readonly up: boolean;
+  readonly carrier: boolean;
+  readonly loopback: boolean;
+  /** IFLA_IFALIAS, empty when unset. */
+  readonly alias: string;
+  readonly vxlan?: KernelVxlan;
+}
+
+export interface KernelVxlan {
+  readonly vni: number;
+  readonly port: number;
+  readonly local: string;
+  /** Index of the underlying link, 0 when unset. */
+  readonly linkIndex: number;
+  readonly learning: boolean;
+  readonly gbp: boolean;
+  readonly udpChecksum: boolean;
+  /** Multicast group, empty when unset. */
+  readonly group: string;
+}
+
+export interface KernelAddress {
+  readonly linkIndex: number;
+  readonly address: string;
+  readonly length: number;
+  /** `global`, `site`, `link`, `host` or the number. */
+  readonly scope: string;
+  readonly deprecated: boolean;
+  readonly temporary: boolean;
+  readonly permanent: boolean;
+}
+
+export interface KernelNeighbour {
+  readonly linkIndex: number;
+  readonly ip: string;
+  readonly mac: string;
+  readonly permanent: boolean;
+}
+
+export interface KernelFdbEntry {
+  readonly linkIndex: number;
+  readonly mac: string;
+  /** Remote address, empty for an entry without one. */
+  readonly via: string;
+  readonly permanent: boolean;
+}
+
+export interface KernelRoute {
+  /** Destination prefix; `0.0.0.0/0` and `::/0` for default routes. */
+  readonly to: string;
+  /** Gateway, empty for none. */
+  readonly via: string;
+  /** Output link, 0 for none (multipath, blackhole). */
+  readonly linkIndex: number;
+  readonly onLink: boolean;
+  /** Preferred source, empty for none. */
+  readonly source: string;
+  /** rtm_protocol: 2 kernel, 3 boot, 4 static … */
+  readonly protocol: number;
+  /** Metric, 0 when unset. */
+  readonly metric: number;
+  readonly multipath: boolean;
+  /** `unicast`, `blackhole` … or the number. */
+  readonly type: string;
+}
+
+export interface VxlanSpec {
+  readonly name: string;
+  readonly mtuBytes: number;
+  readonly mac: string;
+  readonly vni: number;
+  readonly port: number;
+  readonly local: string;
+  /** Index of the underlying link. */
+  readonly linkIndex: number;
+  readonly learning: boolean;
+  readonly gbp: boolean;
+  readonly alias: string;
+}
+
+/** Absent members stay as they are. */
+export interface LinkChanges {
+  readonly mtuBytes?: number;
+  readonly mac?: string;
+  readonly up?: boolean;
+  readonly alias?: string;
+  readonly txQueueLength?: number;
+}
+
+export interface RouteSpec {
+  readonly to: string;
+  /** Empty for a directly attached destination. */
+  readonly via: string;
+  readonly linkIndex: number;
+  readonly onLink: boolean;
+  readonly protocol: number;
+}
+
+export interface KernelEvents {
+  /** Which tables changed, each at most once. */
+  readonly changed: readonly KernelTable[];
+  readonly overrun: boolean;
+}
+
+export type KernelTable = "link" | "address" | "neighbour" | "route";
+
+export interface EngineOptions {
+  /** Name of the TUN device, at most 15 bytes. */
+  readonly device: string;
+  /** UDP port we receive on and send to. */
+  readonly port: number;
+  /** Source address of what we send; it must be on this host. */
+  readonly local: string;
+  /** The device's MTU in bytes: super-packets towards it are segmented to it. */
+  readonly mtuBytes: number;
+}
+
+export interface Engine {
+  /** Replaces the whole forwarding table between two batches; packets in flight finish with the old one. */
+  setTable(table: ForwardingTable): void;
+  stats(): EngineStats;
+  /** Stops and joins the threads and closes the descriptors; the device stays. May be called twice. */
+  close(): void;
+}
+
+export interface ForwardingTable {
+  readonly vni: number;
+  readonly vtepMac: string;
+  /** The overlay networks as prefixes. */
+  readonly overlay: readonly string[];
+  readonly strict: "off" | "overlay" | "full";
+  /** Prefixes of outer sources believed although no peer has them. */
+  readonly allowSources: readonly string[];
+  readonly peers: readonly ForwardingPeer[];
+}
+
+export interface ForwardingPeer {
+  /** Prefixes reached through this peer; those of different peers do not overlap. */
+  readonly subnets: readonly string[];
+  /** Outer destination address. */
+  readonly endpoint: string;
+  /** Inner destination MAC: the peer's VTEP. */
+  readonly mac: string;
+}
+
+export interface EngineStats {
+  /** What the probes found, by name: `tunTso4`, `tunTso6`, `tunUso`, `tunChecksum`, `udpGso`, `udpGro` … */
+  readonly offloads: Readonly<Record<string, boolean>>;
+  readonly sent: TrafficCounters;
+  readonly received: TrafficCounters;
+  /** Dropped packets by reason; reasons never met are present with 0. */
+  readonly drops: Readonly<Record<string, number>>;
+  readonly peers: readonly PeerStats[];
+  /** The last packet refused by a sender check, if any. */
+  readonly lastRefused?: RefusedPacket;
+  /** Why a packet thread ended before `close`; then the engine carries nothing. */
+  readonly failure?: string;
+}
+
+/** Inner packets (segments of super-packets counted one by one) and their bytes from the IP header on. */
+export interface TrafficCounters {
+  readonly packets: number;
+  readonly bytes: number;
+}
+
+export interface PeerStats {
+  readonly endpoint: string;
+  readonly sent: TrafficCounters;
+  readonly received: TrafficCounters;
+}
+
+export interface RefusedPacket {
+  readonly reason: string;
+  readonly outerSource: string;
+  readonly innerSource: string;
+  readonly innerDestination: string;
+}

@@ -1,0 +1,108 @@
+import type { IpAddress } from "../net/address.ts";
+import type { Mac } from "../net/mac.ts";
+import type { Prefix } from "../net/prefix.ts";
+
+/** What this machine must hold for the overlay to work: plain values, no order implied between the lists. */
+export interface Plan {
+  readonly links: readonly LinkItem[];
+  readonly addresses: readonly AddressItem[];
+  readonly neighbours: readonly NeighbourItem[];
+  readonly fdb: readonly FdbItem[];
+  readonly routes: readonly RouteItem[];
+  /** Userspace tunnels: at most one per TUN link. */
+  readonly tunnels: readonly TunnelItem[];
+  /** Entries of the tunnels' forwarding tables. */
+  readonly forwards: readonly ForwardItem[];
+}
+
+export const emptyPlan: Plan = {
+  links: [],
+  addresses: [],
+  neighbours: [],
+  fdb: [],
+  routes: [],
+  tunnels: [],
+  forwards: [],
+};
+
+export type LinkItem = VxlanLink | TunLink;
+
+/** The kernel's vxlan device, as flannel makes it. */
+export interface VxlanLink {
+  readonly kind: "vxlan";
+  readonly name: string;
+  readonly mtuBytes: number;
+  readonly mac: Mac;
+  readonly vni: number;
+  /** UDP destination port. */
+  readonly port: number;
+  readonly local: IpAddress;
+  /** Name of the underlying interface. */
+  readonly uplink: string;
+  readonly learning: boolean;
+  readonly gbp: boolean;
+}
+
+/** A TUN device that the userspace engine reads and writes. */
+export interface TunLink {
+  readonly kind: "tun";
+  readonly name: string;
+  readonly mtuBytes: number;
+}
+
+export interface AddressItem {
+  readonly device: string;
+  readonly address: IpAddress;
+  readonly length: number;
+}
+
+/** A permanent neighbour: packets for `ip` on `device` go to `mac`. */
+export interface NeighbourItem {
+  readonly device: string;
+  readonly ip: IpAddress;
+  readonly mac: Mac;
+}
+
+/** A permanent forwarding entry of a vxlan device: frames for `mac` are sent to the host `via`. */
+export interface FdbItem {
+  readonly device: string;
+  readonly mac: Mac;
+  readonly via: IpAddress;
+}
+
+/** A route of the main table. */
+export interface RouteItem {
+  readonly to: Prefix;
+  readonly via: IpAddress;
+  readonly device: string;
+  readonly onLink: boolean;
+}
+
+/** Whom the userspace engine believes; see `datapath.strict`. */
+export type Strict = "off" | "overlay" | "full";
+
+/** How the userspace engine speaks VXLAN for one TUN link (RFC 7348). */
+export interface TunnelItem {
+  readonly device: string;
+  readonly vni: number;
+  /** UDP port, ours and every peer's. */
+  readonly port: number;
+  /** Source address of what we send. */
+  readonly local: IpAddress;
+  /** Our VTEP's MAC: source of inner frames sent, destination required of those received. */
+  readonly vtepMac: Mac;
+  readonly mtuBytes: number;
+  /** The overlay networks: inner sources inside them must belong to the sender. */
+  readonly overlay: readonly Prefix[];
+  readonly strict: Strict;
+  /** Outer sources believed although they hold no lease. */
+  readonly allowSources: readonly Prefix[];
+}
+
+/** One line of a tunnel's forwarding table: packets to `to` go to host `via`, inner destination MAC `mac`. */
+export interface ForwardItem {
+  readonly device: string;
+  readonly to: Prefix;
+  readonly via: IpAddress;
+  readonly mac: Mac;
+}
