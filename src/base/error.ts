@@ -43,7 +43,8 @@ export function errorText(error: unknown): string {
     if (at instanceof FlannelError) remedy ??= at.remedy;
     at = at instanceof Error ? at.cause : undefined;
   }
-  const text = parts.filter((part) => part !== "").join(": ");
+  // A wrapper that says the same as its cause says it once.
+  const text = parts.filter((part, at) => part !== "" && part !== parts[at - 1]).join(": ");
   return remedy === undefined ? text : `${text}. ${remedy}`;
 }
 

@@ -40,9 +40,13 @@ export type LeaseUpdate =
   | { readonly kind: "changes"; readonly changes: readonly LeaseChange[] };
 
 /** Names a lease: its subnets in flannel's key form, `10.5.34.0-24` or `10.5.34.0-24&fd00:10:0:1::-64`. */
-export function leaseKey({ ipv4, ipv6 }: LeaseSubnets): string {
-  return [ipv4, ipv6]
-    .filter((subnet) => subnet !== undefined)
+export function leaseKey(subnets: LeaseSubnets): string {
+  return subnetsOf(subnets)
     .map((subnet) => `${subnet.address}-${subnet.length}`)
     .join("&");
+}
+
+/** Both subnets, IPv4 first. */
+export function subnetsOf({ ipv4, ipv6 }: LeaseSubnets): Prefix[] {
+  return [ipv4, ipv6].filter((subnet) => subnet !== undefined);
 }

@@ -106,3 +106,27 @@ export interface ForwardItem {
   readonly via: IpAddress;
   readonly mac: Mac;
 }
+
+/** One item of a plan with the list it stands in. */
+export type PlanItem =
+  | { readonly type: "link"; readonly value: LinkItem }
+  | { readonly type: "tunnel"; readonly value: TunnelItem }
+  | { readonly type: "address"; readonly value: AddressItem }
+  | { readonly type: "neighbour"; readonly value: NeighbourItem }
+  | { readonly type: "fdb"; readonly value: FdbItem }
+  | { readonly type: "forward"; readonly value: ForwardItem }
+  | { readonly type: "route"; readonly value: RouteItem };
+
+/** The items in the order in which they are added: what an item needs stands before it. */
+export function planItems(plan: Plan): PlanItem[] {
+  return [
+    ...plan.links.map((value) => ({ type: "link", value }) as const),
+    ...plan.tunnels.map((value) => ({ type: "tunnel", value }) as const),
+    ...plan.addresses.map((value) => ({ type: "address", value }) as const),
+    // A neighbour precedes its route, else the kernel would ask by ARP.
+    ...plan.neighbours.map((value) => ({ type: "neighbour", value }) as const),
+    ...plan.fdb.map((value) => ({ type: "fdb", value }) as const),
+    ...plan.forwards.map((value) => ({ type: "forward", value }) as const),
+    ...plan.routes.map((value) => ({ type: "route", value }) as const),
+  ];
+}

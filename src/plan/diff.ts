@@ -1,0 +1,77 @@
+import { type LinkItem, type Plan, type PlanItem, planItems } from "./plan.ts";
+import { itemText } from "./text.ts";
+
+/** One change that brings the machine closer to the plan. */
+export interface Step {
+  readonly op: "add" | "change" | "remove";
+  /** What shall be; for a removal, what is. */
+  readonly item: PlanItem;
+}
+
+/**
+ * The steps that turn `held` into `wanted`: removals first, last-made first, then additions and changes in
+ * the order of {@link planItems}. Equal plans give none. Pure.
+ *
+ * A link that cannot be changed in place is removed and added; the kernel drops with it what hangs on it, so
+ * that is added again.
+ */
+export function diffPlans(held: Plan, wanted: Plan): Step[] {
+  const wantedByKey = new Map(planItems(wanted).map((item) => [itemKey(item), item]));
+  const replaced = new Set<string>();
+  for (const link of held.links) {
+    const next = wantedByKey.get(itemKey({ type: "link", value: link }));
+    if (next?.type === "link" && mustReplace(link, next.value)) replaced.add(link.name);
+  }
+
+  const heldItems = planItems(held);
+  const removals: Step[] = [];
+  const kept = new Map<string, PlanItem>();
+  for (const item of heldItems) {
+    const key = itemKey(item);
+    if (item.type === "link" && replaced.has(item.value.name)) removals.push({ op: "remove", item });
+    else if (item.type !== "link" && replaced.has(item.value.device)) continue;
+    else if (wantedByKey.has(key)) kept.set(key, item);
+    else removals.push({ op: "remove", item });
+  }
+
+  const additions: Step[] = [];
+  for (const [key, item] of wantedByKey) {
+    const before = kept.get(key);
+    if (before === undefined) additions.push({ op: "add", item });
+    else if (itemText(before) !== itemText(item)) additions.push({ op: "change", item });
+  }
+  return [...removals.reverse(), ...additions];
+}
+
+/** What makes two items the same thing, possibly with other attributes. */
+export function itemKey(item: PlanItem): string {
+  switch (item.type) {
+    case "link":
+      return `link ${item.value.name}`;
+    case "tunnel":
+      return `tunnel ${item.value.device}`;
+    case "address":
+      return `address ${item.value.device} ${item.value.address}/${item.value.length}`;
+    case "neighbour":
+      return `neighbour ${item.value.device} ${item.value.ip}`;
+    case "fdb":
+      return `fdb ${item.value.device} ${item.value.mac}`;
+    case "forward":
+      return `forward ${item.value.device} ${item.value.to}`;
+    case "route":
+      return `route ${item.value.to}`;
+  }
+}
+
+/** Whether the kernel cannot turn one link into the other; MTU and MAC it can change in place. */
+function mustReplace(held: LinkItem, wanted: LinkItem): boolean {
+  if (held.kind === "tun" || wanted.kind === "tun") return held.kind !== wanted.kind;
+  return (
+    held.vni !== wanted.vni ||
+    held.port !== wanted.port ||
+    held.uplink !== wanted.uplink ||
+    held.learning !== wanted.learning ||
+    held.gbp !== wanted.gbp ||
+    !held.local.equals(wanted.local)
+  );
+}

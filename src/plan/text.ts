@@ -1,0 +1,46 @@
+import type { Step } from "./diff.ts";
+import { type Plan, type PlanItem, planItems } from "./plan.ts";
+
+/** The plan, one line an item, in the order in which it is made true. Ends with a newline unless empty. */
+export function planText(plan: Plan): string {
+  return planItems(plan)
+    .map((item) => `${itemText(item)}\n`)
+    .join("");
+}
+
+/** One step as `plan` prints it: `+` add, `~` change, `-` remove. */
+export function stepText({ op, item }: Step): string {
+  return `${{ add: "+", change: "~", remove: "-" }[op]} ${itemText(item)}`;
+}
+
+/** One line, in iproute2's words where it has some. */
+export function itemText(item: PlanItem): string {
+  switch (item.type) {
+    case "link": {
+      const link = item.value;
+      if (link.kind === "tun") return `link ${link.name} tun mtu ${link.mtuBytes}`;
+      return (
+        `link ${link.name} vxlan id ${link.vni} local ${link.local} dev ${link.uplink} dstport ${link.port} ` +
+        `mtu ${link.mtuBytes} mac ${link.mac} ${link.learning ? "learning" : "nolearning"}${link.gbp ? " gbp" : ""}`
+      );
+    }
+    case "tunnel": {
+      const { device, vni, port, local, vtepMac, mtuBytes, overlay, strict, allowSources } = item.value;
+      const allowed = allowSources.length === 0 ? "" : ` allow ${allowSources.join(",")}`;
+      return (
+        `tunnel ${device} vxlan id ${vni} local ${local} dstport ${port} mtu ${mtuBytes} mac ${vtepMac} ` +
+        `overlay ${overlay.join(",")} strict ${strict}${allowed}`
+      );
+    }
+    case "address":
+      return `address ${item.value.address}/${item.value.length} dev ${item.value.device}`;
+    case "neighbour":
+      return `neighbour ${item.value.ip} lladdr ${item.value.mac} dev ${item.value.device}`;
+    case "fdb":
+      return `fdb ${item.value.mac} dst ${item.value.via} dev ${item.value.device}`;
+    case "forward":
+      return `forward ${item.value.to} to ${item.value.via} mac ${item.value.mac} dev ${item.value.device}`;
+    case "route":
+      return `route ${item.value.to} via ${item.value.via} dev ${item.value.device}${item.value.onLink ? " onlink" : ""}`;
+  }
+}

@@ -1,0 +1,33 @@
+import type { Json, Lease } from "../../src/lease/lease.ts";
+import { parseIpAddress } from "../../src/net/address.ts";
+import { parsePrefix } from "../../src/net/prefix.ts";
+import type { Uplink } from "../../src/net/uplink.ts";
+
+/** A vxlan lease as another node would write it. */
+export function vxlanLease(
+  subnet: string,
+  publicIp: string,
+  mac: Json = `02:00:00:00:00:${publicIp.split(".")[3]?.padStart(2, "0")}`,
+  subnetV6?: string,
+): Lease {
+  return {
+    subnets: {
+      ipv4: parsePrefix(subnet),
+      ...(subnetV6 === undefined ? {} : { ipv6: parsePrefix(subnetV6) }),
+    },
+    attributes: {
+      publicIp: parseIpAddress(publicIp),
+      backendType: "vxlan",
+      backendData: { VNI: 1, VtepMAC: mac },
+    },
+    expiresAt: new Date("2030-01-01T00:00:00Z"),
+  };
+}
+
+export const testUplink: Uplink = {
+  name: "eth0",
+  index: 2,
+  mtuBytes: 1500,
+  address: parseIpAddress("192.0.2.1"),
+  publicIp: parseIpAddress("192.0.2.1"),
+};

@@ -1,0 +1,180 @@
+import { expect, test } from "bun:test";
+import { deriveVtepMac, leaseVtepMac, parseVxlanOptions, setUpVxlan } from "../../../src/backend/vxlan.ts";
+import type { EngineName } from "../../../src/backend/backend.ts";
+import type { Json, Lease } from "../../../src/lease/lease.ts";
+import { parseIpAddress } from "../../../src/net/address.ts";
+import { parsePrefix } from "../../../src/net/prefix.ts";
+import { planText } from "../../../src/plan/text.ts";
+import { golden } from "../../support/golden.ts";
+import { testUplink, vxlanLease } from "../../support/leases.ts";
+
+const own = vxlanLease("10.5.1.0/24", "192.0.2.1", "02:00:00:00:00:01", "fd00:5:0:1::/64");
+const peer = vxlanLease("10.5.34.0/24", "192.0.2.34");
+
+function planFor(engine: EngineName, peers: readonly Lease[], options: Record<string, Json> = {}) {
+  const setup = setUpVxlan(
+    { type: "vxlan", options },
+    {
+      uplink: testUplink,
+      overlay: [parsePrefix("10.5.0.0/16"), parsePrefix("fd00:5::/48")],
+      strict: "overlay",
+      allowSources: [],
+      machineId: "machine",
+    },
+  );
+  return setup.open(own, engine).plan(own, peers);
+}
+
+test("vxlan, kernel: a peer is one neighbour, one fdb entry and one on-link route, in that order", () => {
+  const text = planText(planFor("kernel", [peer]).plan);
+  expect(text).toBe(golden("vxlan/kernel-one-peer.txt", text));
+});
+
+test("vxlan, userspace: a peer is one forwarding entry and one on-link route over a TUN", () => {
+  const text = planText(planFor("userspace", [peer]).plan);
+  expect(text).toBe(golden("vxlan/userspace-one-peer.txt", text));
+});
+
+test("vxlan: both families of a dual-stack peer go to its one endpoint", () => {
+  const dual = vxlanLease("10.5.34.0/24", "192.0.2.34", "02:00:00:00:00:34", "fd00:5:0:34::/64");
+  const text = planText(planFor("kernel", [dual]).plan) + planText(planFor("userspace", [dual]).plan);
+  expect(text).toBe(golden("vxlan/dual-stack.txt", text));
+});
+
+test("vxlan: VNI, port and MTU of the network show in device, tunnel and MTU", () => {
+  const text = planText(planFor("kernel", [], { vni: 7, Port: 4789, MTU: 1400 }).plan);
+  expect(text).toBe(golden("vxlan/options.txt", text));
+});
+
+test("vxlan: a host with several leases is one fdb entry", () => {
+  const { plan, refused } = planFor("kernel", [
+    vxlanLease("10.5.34.0/24", "192.0.2.34"),
+    vxlanLease("10.5.35.0/24", "192.0.2.34", "02:00:00:00:00:34"),
+  ]);
+  expect(plan.fdb).toHaveLength(1);
+  expect(plan.routes).toHaveLength(2);
+  expect(refused).toEqual([]);
+});
+
+test("vxlan: of two hosts with one MAC the lower subnet is believed, whatever the order", () => {
+  const twins = [
+    vxlanLease("10.5.9.0/24", "192.0.2.9", "02:aa:00:00:00:00"),
+    vxlanLease("10.5.8.0/24", "192.0.2.8", "02:aa:00:00:00:00"),
+  ];
+  for (const peers of [twins, [...twins].reverse()]) {
+    const { plan, refused } = planFor("kernel", peers);
+    expect(plan.fdb.map(({ via }) => `${via}`)).toEqual(["192.0.2.8"]);
+    expect(refused.map(({ reason }) => reason)).toEqual(["VtepMAC 02:aa:00:00:00:00 is that of 192.0.2.8"]);
+  }
+});
+
+test.each([
+  ["no MAC", vxlanLease("10.5.2.0/24", "192.0.2.2", null), "BackendData has no valid VtepMAC"],
+  [
+    "a multicast MAC",
+    vxlanLease("10.5.2.0/24", "192.0.2.2", "01:00:5e:00:00:01"),
+    "BackendData has no valid VtepMAC",
+  ],
+  ["a MAC in a number", vxlanLease("10.5.2.0/24", "192.0.2.2", 42), "BackendData has no valid VtepMAC"],
+  [
+    "our MAC",
+    vxlanLease("10.5.2.0/24", "192.0.2.2", "02:00:00:00:00:01"),
+    "VtepMAC 02:00:00:00:00:01 is our own",
+  ],
+  ["our subnet", vxlanLease("10.5.1.0/25", "192.0.2.2"), "10.5.1.0/25 overlaps our own 10.5.1.0/24"],
+  ["everything", vxlanLease("0.0.0.0/0", "192.0.2.2"), "0.0.0.0/0 is outside the overlay network"],
+  ["a foreign network", vxlanLease("10.6.0.0/24", "192.0.2.2"), "10.6.0.0/24 is outside the overlay network"],
+  ["a multicast endpoint", vxlanLease("10.5.2.0/24", "224.0.0.1"), "PublicIP 224.0.0.1 is no host's address"],
+  ["loopback", vxlanLease("10.5.2.0/24", "127.0.0.1"), "PublicIP 127.0.0.1 is no host's address"],
+  [
+    "our address",
+    vxlanLease("10.5.2.0/24", "192.0.2.1", "02:00:00:00:00:02"),
+    "PublicIP 192.0.2.1 is our own",
+  ],
+])("vxlan: a lease with %s becomes no entry and is named", (_, lease, reason) => {
+  const { plan, refused } = planFor("userspace", [lease, peer]);
+  expect(refused.map((one) => one.reason)).toEqual([reason]);
+  expect(plan.forwards.map(({ to }) => `${to}`)).toEqual(["10.5.34.0/24"]);
+});
+
+test("vxlan: of overlapping leases the more specific one is used, whatever the order", () => {
+  const wide = vxlanLease("10.5.128.0/17", "192.0.2.2");
+  const narrow = vxlanLease("10.5.200.0/24", "192.0.2.3");
+  for (const peers of [
+    [wide, narrow, peer],
+    [peer, narrow, wide],
+  ]) {
+    const { plan, refused } = planFor("userspace", peers);
+    expect(plan.routes.map(({ to }) => `${to}`)).toEqual(["10.5.34.0/24", "10.5.200.0/24"]);
+    expect(refused.map(({ reason }) => reason)).toEqual(["10.5.128.0/17 overlaps the lease 10.5.200.0-24"]);
+  }
+});
+
+test("vxlan: the plan is the same for every order of the leases", () => {
+  const leases = Array.from({ length: 40 }, (_, at) =>
+    vxlanLease(`10.5.${at + 50}.0/24`, `192.0.2.${at + 50}`),
+  );
+  const sorted = planText(planFor("kernel", leases).plan);
+  let state = 7;
+  for (let round = 0; round < 50; round++) {
+    const shuffled = leases
+      .map((lease) => ({ lease, at: (state = (state * 16807) % 2147483647) }))
+      .sort((a, b) => a.at - b.at)
+      .map(({ lease }) => lease);
+    expect(planText(planFor("kernel", shuffled).plan)).toBe(sorted);
+  }
+});
+
+test.each([
+  [{ VNI: 0 }, "VNI is 0"],
+  [{ VNI: 16777216 }, "VNI is 16777216"],
+  [{ Port: "8472" }, 'Port is "8472"'],
+  [{ GBP: 1 }, "GBP is 1"],
+  [{ mtu: 10 }, "mtu is 10"],
+])("vxlan: the option %p is refused by name", (options, text) => {
+  expect(() => parseVxlanOptions({ type: "vxlan", options })).toThrow(text);
+});
+
+test("vxlan: port 0 and absent options are the defaults", () => {
+  expect(parseVxlanOptions({ type: "vxlan", options: { port: 0 } })).toEqual({
+    vni: 1,
+    port: 8472,
+    underlayMtuBytes: undefined,
+    gbp: false,
+    learning: false,
+    directRouting: false,
+  });
+});
+
+test("vxlan: our lease keeps the MAC that the store has, else derives one that stays", () => {
+  const { attributes } = setUpVxlan(
+    { type: "vxlan", options: {} },
+    { uplink: testUplink, overlay: [], strict: "overlay", allowSources: [], machineId: "machine" },
+  );
+  expect(attributes(own).backendData).toEqual({ VNI: 1, VtepMAC: "02:00:00:00:00:01" });
+  const derived = deriveVtepMac("machine", parseIpAddress("192.0.2.1"), 1);
+  expect(attributes(undefined).backendData).toEqual({ VNI: 1, VtepMAC: derived });
+  expect(attributes(vxlanLease("10.5.1.0/24", "192.0.2.1", "nonsense")).backendData).toEqual({
+    VNI: 1,
+    VtepMAC: derived,
+  });
+  expect(derived).toMatch(/^[0-9a-f][26ae]:/);
+  expect(derived).not.toBe(deriveVtepMac("machine", parseIpAddress("192.0.2.1"), 2));
+});
+
+test("vxlan: the MAC of a stock lease is read whatever the case of its key", () => {
+  const lease = vxlanLease("10.5.1.0/24", "192.0.2.1");
+  const old = {
+    ...lease,
+    attributes: { ...lease.attributes, backendData: { vtepmac: "0E:2A:00:00:00:01" } },
+  };
+  expect(leaseVtepMac(old)).toBe("0e:2a:00:00:00:01" as ReturnType<typeof leaseVtepMac>);
+});
+
+test("vxlan: an uplink too small for the overhead is named", () => {
+  const uplink = { ...testUplink, mtuBytes: 100 };
+  const context = { uplink, overlay: [], strict: "overlay", allowSources: [], machineId: "" } as const;
+  expect(() => setUpVxlan({ type: "vxlan", options: {} }, context)).toThrow(
+    "interface eth0 has an MTU of 100 bytes",
+  );
+});

@@ -1,0 +1,96 @@
+import { expect, test } from "bun:test";
+import { setUpVxlan } from "../../../src/backend/vxlan.ts";
+import type { EngineName } from "../../../src/backend/backend.ts";
+import type { Lease } from "../../../src/lease/lease.ts";
+import { parsePrefix } from "../../../src/net/prefix.ts";
+import { diffPlans, itemKey, type Step } from "../../../src/plan/diff.ts";
+import { emptyPlan, type Plan, planItems } from "../../../src/plan/plan.ts";
+import { itemText, stepText } from "../../../src/plan/text.ts";
+import { testUplink, vxlanLease } from "../../support/leases.ts";
+
+const own = vxlanLease("10.5.1.0/24", "192.0.2.1");
+
+function planFor(engine: EngineName, peers: readonly Lease[], options = {}): Plan {
+  const context = {
+    uplink: testUplink,
+    overlay: [parsePrefix("10.5.0.0/16")],
+    strict: "overlay",
+    allowSources: [],
+    machineId: "",
+  } as const;
+  return setUpVxlan({ type: "vxlan", options }, context).open(own, engine).plan(own, peers).plan;
+}
+
+/** What a machine would hold after the steps, with the kernel's rule that a link's removal takes all on it. */
+function applySteps(held: Plan, steps: readonly Step[]): string[] {
+  const items = new Map(planItems(held).map((item) => [itemKey(item), item]));
+  for (const { op, item } of steps) {
+    if (op !== "remove") items.set(itemKey(item), item);
+    else {
+      items.delete(itemKey(item));
+      if (item.type !== "link") continue;
+      for (const [key, other] of items) {
+        if (other.type !== "link" && other.value.device === item.value.name) items.delete(key);
+      }
+    }
+  }
+  return [...items.values()].map(itemText).sort();
+}
+
+const a = vxlanLease("10.5.2.0/24", "192.0.2.2");
+const b = vxlanLease("10.5.3.0/24", "192.0.2.3");
+const moved = vxlanLease("10.5.2.0/24", "192.0.2.20", "02:00:00:00:00:02");
+const newMac = vxlanLease("10.5.2.0/24", "192.0.2.2", "02:00:00:00:00:99");
+
+test("diff: equal plans need no step", () => {
+  expect(diffPlans(planFor("kernel", [a, b]), planFor("kernel", [a, b]))).toEqual([]);
+});
+
+test("diff: a peer's new address changes only its fdb entry", () => {
+  expect(diffPlans(planFor("kernel", [a, b]), planFor("kernel", [moved, b])).map(stepText)).toEqual([
+    "~ fdb 02:00:00:00:00:02 dst 192.0.2.20 dev flannel.1",
+  ]);
+});
+
+test("diff: a peer's new MAC removes the superseded fdb entry", () => {
+  expect(diffPlans(planFor("kernel", [a]), planFor("kernel", [newMac])).map(stepText)).toEqual([
+    "- fdb 02:00:00:00:00:02 dst 192.0.2.2 dev flannel.1",
+    "~ neighbour 10.5.2.0 lladdr 02:00:00:00:00:99 dev flannel.1",
+    "+ fdb 02:00:00:00:00:99 dst 192.0.2.2 dev flannel.1",
+  ]);
+});
+
+test("diff: removals run against the order of additions", () => {
+  expect(diffPlans(planFor("kernel", [a]), planFor("kernel", [])).map(stepText)).toEqual([
+    "- route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink",
+    "- fdb 02:00:00:00:00:02 dst 192.0.2.2 dev flannel.1",
+    "- neighbour 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1",
+  ]);
+});
+
+test("diff: another port replaces the device and everything on it", () => {
+  const steps = diffPlans(planFor("kernel", [a]), planFor("kernel", [a], { Port: 4789 }));
+  expect(steps.map(({ op }) => op)).toEqual(["remove", "add", "add", "add", "add", "add"]);
+});
+
+test("diff: another MTU changes the device in place", () => {
+  const steps = diffPlans(planFor("kernel", [a]), planFor("kernel", [a], { MTU: 1400 }));
+  expect(steps.map((step) => `${step.op} ${step.item.type}`)).toEqual(["change link"]);
+});
+
+test("diff: between any two plans the steps lead from one to the other", () => {
+  const plans = [
+    emptyPlan,
+    ...[[], [a], [b], [a, b], [moved], [newMac, b]].flatMap((peers) => [
+      planFor("kernel", peers),
+      planFor("userspace", peers),
+      planFor("kernel", peers, { Port: 4789, MTU: 1300 }),
+      planFor("kernel", peers, { VNI: 9 }),
+    ]),
+  ];
+  for (const held of plans) {
+    for (const wanted of plans) {
+      expect(applySteps(held, diffPlans(held, wanted))).toEqual(planItems(wanted).map(itemText).sort());
+    }
+  }
+});
