@@ -1,0 +1,261 @@
+import { FlannelError } from "../base/error.ts";
+import type { Kernel, KernelLink, KernelRoute, RouteSpec } from "../native/ports.ts";
+import { parseIpAddress, tryParseIpAddress } from "../net/address.ts";
+import { type Mac } from "../net/mac.ts";
+import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
+import type { Step } from "../plan/diff.ts";
+import {
+  emptyPlan,
+  type LinkItem,
+  type Plan,
+  type RouteItem,
+  type TunLink,
+  type VxlanLink,
+} from "../plan/plan.ts";
+
+/**
+ * rtm_protocol of every route we install, so that `ip route` shows whose it is and we touch no other.
+ * Values above 4 are the administrator's to give (rtnetlink(7)); none that a routing daemon uses.
+ */
+export const routeProtocol = 241;
+
+/** The kernel's word for what is ours. */
+export interface KernelScope {
+  /** IFLA_IFALIAS of our links: names the network, so that two daemons on one host tell theirs apart. */
+  readonly owner: string;
+  /** The overlay networks; empty where they are not known, then only what hangs on our links is ours. */
+  readonly overlay: readonly Prefix[];
+}
+
+/** What the kernel holds of ours. */
+export interface KernelState {
+  readonly plan: Plan;
+  /** By name, of all links; kept current by {@link applyKernelStep}. */
+  readonly linkIndex: Map<string, number>;
+  /** Links whose name a plan may want but that are not ours. */
+  readonly foreignLinks: ReadonlyMap<string, KernelLink>;
+  /** Routes of others, by destination. */
+  readonly foreignRoutes: ReadonlyMap<string, KernelRoute>;
+  /** Our links that are not up, or whose alias is missing: right in all that a plan says, yet unusable. */
+  readonly unfinishedLinks: ReadonlySet<string>;
+}
+
+/** Reads what the kernel holds of ours. */
+export async function observeKernel(kernel: Kernel, scope: KernelScope): Promise<KernelState> {
+  const links = await kernel.links();
+  const own = links.filter((link) => isOwn(link, scope));
+  const nameByIndex = new Map(links.map((link) => [link.index, link.name]));
+  const ownByIndex = new Map(own.map((link) => [link.index, link]));
+  const vxlans = own.filter((link) => link.vxlan !== undefined);
+  const [addresses, routes, neighbours, fdb] = await Promise.all([
+    kernel.addresses(),
+    kernel.routes(),
+    Promise.all(vxlans.map((link) => kernel.neighbours(link.index))),
+    Promise.all(vxlans.map((link) => kernel.fdb(link.index))),
+  ]);
+  const routeItems: RouteItem[] = [];
+  const foreignRoutes = new Map<string, KernelRoute>();
+  for (const route of routes) {
+    const to = tryParsePrefix(route.to);
+    if (to === undefined) continue;
+    const ours =
+      route.protocol === routeProtocol &&
+      (ownByIndex.has(route.linkIndex) || scope.overlay.some((network) => network.contains(to)));
+    // An IPv6 route without a metric is given 1024 by the kernel; that is the one we would collide with.
+    if (!ours) {
+      if (route.metric === 0 || (to.family === 6 && route.metric === 1024)) foreignRoutes.set(`${to}`, route);
+      continue;
+    }
+    const via = tryParseIpAddress(route.via);
+    const device = nameByIndex.get(route.linkIndex);
+    if (via !== undefined && device !== undefined) routeItems.push({ to, via, device, onLink: route.onLink });
+  }
+  return {
+    plan: {
+      ...emptyPlan,
+      links: own.map((link) => linkItem(link, nameByIndex)),
+      addresses: addresses.flatMap(({ linkIndex, address: text, length }) => {
+        const device = ownByIndex.get(linkIndex)?.name;
+        const address = tryParseIpAddress(text);
+        if (device === undefined || address === undefined) return [];
+        // Addresses outside the overlay are others': IPv6 link-local ones are the kernel's.
+        return scope.overlay.some((network) => network.contains(address))
+          ? [{ device, address, length }]
+          : [];
+      }),
+      neighbours: neighbours.flat().flatMap(({ linkIndex, ip: text, mac, permanent }) => {
+        const device = ownByIndex.get(linkIndex)?.name;
+        const ip = tryParseIpAddress(text);
+        return device === undefined || ip === undefined || !permanent
+          ? []
+          : [{ device, ip, mac: mac as Mac }];
+      }),
+      fdb: fdb.flat().flatMap(({ linkIndex, mac, via: text, permanent }) => {
+        const device = ownByIndex.get(linkIndex)?.name;
+        const via = tryParseIpAddress(text);
+        return device === undefined || via === undefined || !permanent
+          ? []
+          : [{ device, mac: mac as Mac, via }];
+      }),
+      routes: routeItems,
+    },
+    linkIndex: new Map(links.map((link) => [link.name, link.index])),
+    foreignLinks: new Map(
+      links.filter((link) => !ownByIndex.has(link.index)).map((link) => [link.name, link]),
+    ),
+    foreignRoutes,
+    unfinishedLinks: new Set(own.filter((link) => !link.up).map((link) => link.name)),
+  };
+}
+
+/**
+ * Applies one step to links, addresses, neighbours, FDB or routes. A TUN is made by the engine that attaches
+ * to it; here it only gets its MTU and mark and goes up.
+ * @throws FlannelError of the failed operation, or `reconcile/foreign` where something of another owner is in
+ * the way.
+ */
+export async function applyKernelStep(
+  kernel: Kernel,
+  { op, item }: Step,
+  state: KernelState,
+  scope: KernelScope,
+): Promise<void> {
+  switch (item.type) {
+    case "link":
+      return applyLink(kernel, op, item.value, state, scope);
+    case "address": {
+      const index = indexOf(state, item.value.device);
+      const address = `${item.value.address}`;
+      if (op === "remove") return kernel.deleteAddress(index, address, item.value.length);
+      return kernel.addAddress(index, address, item.value.length);
+    }
+    case "neighbour": {
+      const index = indexOf(state, item.value.device);
+      if (op === "remove") return kernel.deleteNeighbour(index, `${item.value.ip}`);
+      return kernel.putNeighbour(index, `${item.value.ip}`, item.value.mac);
+    }
+    case "fdb": {
+      const index = indexOf(state, item.value.device);
+      if (op === "remove") return kernel.deleteFdb(index, item.value.mac, `${item.value.via}`);
+      return kernel.putFdb(index, item.value.mac, `${item.value.via}`);
+    }
+    case "route": {
+      const spec = routeSpec(item.value, indexOf(state, item.value.device));
+      if (op === "remove") return kernel.deleteRoute(spec);
+      const foreign = state.foreignRoutes.get(spec.to);
+      if (foreign !== undefined) {
+        throw new FlannelError(
+          "reconcile/foreign",
+          `a route to ${spec.to} that is not ours is in the way`,
+          { protocol: foreign.protocol, via: foreign.via, linkIndex: foreign.linkIndex },
+          { remedy: "Remove that route, or choose a network that does not overlap it" },
+        );
+      }
+      return kernel.putRoute(spec);
+    }
+    case "tunnel":
+    case "forward":
+      throw new Error(`${item.type} is no kernel item`);
+  }
+}
+
+/** Gives a TUN, just made by its engine, what a new device lacks. */
+export async function finishTun(
+  kernel: Kernel,
+  { name, mtuBytes }: TunLink,
+  state: KernelState,
+  owner: string,
+): Promise<void> {
+  await readIndex(kernel, state, name);
+  // The default of 500 packets is short for bursts of super-packets.
+  await kernel.setLink(indexOf(state, name), { mtuBytes, alias: owner, txQueueLength: 1000, up: true });
+}
+
+async function applyLink(
+  kernel: Kernel,
+  op: Step["op"],
+  link: LinkItem,
+  state: KernelState,
+  { owner }: KernelScope,
+): Promise<void> {
+  if (op === "remove") {
+    const index = state.linkIndex.get(link.name);
+    return index === undefined ? undefined : kernel.deleteLink(index);
+  }
+  if (op === "add" && link.kind !== "tun") refuseForeign(state, link.name);
+  if (link.kind === "tun") return finishTun(kernel, link, state, owner);
+  if (op === "add") await addVxlan(kernel, link, state, owner);
+  await kernel.setLink(indexOf(state, link.name), {
+    mtuBytes: link.mtuBytes,
+    ...(op === "change" ? { mac: link.mac } : {}),
+    up: true,
+  });
+}
+
+/** @throws FlannelError `reconcile/foreign` where a device of that name exists and is not ours */
+export function refuseForeign({ foreignLinks }: KernelState, name: string): void {
+  const foreign = foreignLinks.get(name);
+  if (foreign === undefined) return;
+  throw new FlannelError(
+    "reconcile/foreign",
+    `a device named ${name} exists and is not ours`,
+    { kind: foreign.kind, alias: foreign.alias || undefined },
+    { remedy: `Stop the program that made it, then remove it: ip link delete ${name}` },
+  );
+}
+
+async function addVxlan(kernel: Kernel, link: VxlanLink, state: KernelState, owner: string): Promise<void> {
+  const uplink = state.linkIndex.get(link.uplink);
+  if (uplink === undefined)
+    throw new FlannelError("uplink/missing", `interface ${link.uplink} does not exist`);
+  const { name, mtuBytes, mac, vni, port, learning, gbp } = link;
+  await kernel.addVxlan({
+    name,
+    mtuBytes,
+    mac,
+    vni,
+    port,
+    local: `${link.local}`,
+    linkIndex: uplink,
+    learning,
+    gbp,
+    alias: owner,
+  });
+  await readIndex(kernel, state, name);
+}
+
+async function readIndex(kernel: Kernel, { linkIndex }: KernelState, name: string): Promise<void> {
+  const link = (await kernel.links()).find((candidate) => candidate.name === name);
+  if (link !== undefined) linkIndex.set(name, link.index);
+}
+
+function indexOf({ linkIndex }: KernelState, name: string): number {
+  const index = linkIndex.get(name);
+  if (index === undefined) throw new FlannelError("reconcile/no-link", `device ${name} does not exist`);
+  return index;
+}
+
+function routeSpec({ to, via, onLink }: RouteItem, index: number): RouteSpec {
+  return { to: `${to}`, via: `${via}`, linkIndex: index, onLink, protocol: routeProtocol };
+}
+
+function isOwn(link: KernelLink, { owner }: KernelScope): boolean {
+  return link.alias === owner && (link.kind === "tun" || link.vxlan !== undefined);
+}
+
+function linkItem(link: KernelLink, nameByIndex: ReadonlyMap<number, string>): LinkItem {
+  const { name, mtuBytes, vxlan } = link;
+  if (vxlan === undefined) return { kind: "tun", name, mtuBytes };
+  return {
+    kind: "vxlan",
+    name,
+    mtuBytes,
+    mac: link.mac as Mac,
+    vni: vxlan.vni,
+    port: vxlan.port,
+    local: parseIpAddress(vxlan.local === "" ? "0.0.0.0" : vxlan.local),
+    uplink: nameByIndex.get(vxlan.linkIndex) ?? "",
+    learning: vxlan.learning,
+    gbp: vxlan.gbp,
+  };
+}

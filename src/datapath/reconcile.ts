@@ -1,0 +1,230 @@
+import type { Clock } from "../base/clock.ts";
+import { errorText, FlannelError } from "../base/error.ts";
+import type { Log } from "../base/log.ts";
+import type { Kernel } from "../native/ports.ts";
+import type { TunLink, TunnelItem } from "../plan/plan.ts";
+import { diffPlans, itemKey, type Step } from "../plan/diff.ts";
+import type { Plan } from "../plan/plan.ts";
+import { itemText, stepText } from "../plan/text.ts";
+import {
+  applyKernelStep,
+  finishTun,
+  type KernelScope,
+  type KernelState,
+  observeKernel,
+  refuseForeign,
+} from "./kernel.ts";
+import type { UserspaceEngines } from "./userspace.ts";
+
+/** Everything is compared again this often, whether or not anything was heard. */
+const resyncMs = 30_000;
+
+/** A pass that failed in part is tried again after this long, doubling up to {@link retryMsMax}. */
+const retryMs = 500;
+const retryMsMax = 30_000;
+
+/** Notifications are gathered for this long, so that a burst is one pass. */
+const foldMs = 20;
+
+/** What a pass found and did. */
+export interface PassResult {
+  readonly steps: readonly Step[];
+  readonly failed: readonly { readonly step: Step; readonly error: FlannelError }[];
+}
+
+/** Makes plans true. */
+export interface Reconciler {
+  /** Sets what shall be; the next pass aims at it. */
+  want(plan: Plan): void;
+  /** One pass now, after any that is under way. */
+  pass(): Promise<PassResult>;
+  /** What the next pass would do; changes nothing. */
+  preview(plan: Plan): Promise<readonly Step[]>;
+  /** Passes when the plan or the machine changes and on a slow timer, until `stop` aborts. */
+  run(stop: AbortSignal): Promise<void>;
+  /** The last pass, for `status`. */
+  readonly last: PassResult | undefined;
+  readonly wanted: Plan | undefined;
+}
+
+export interface ReconcilerContext {
+  readonly kernel: Kernel;
+  readonly engines: UserspaceEngines;
+  readonly scope: KernelScope;
+  readonly log: Log;
+  readonly clock: Clock;
+  /** Told of each pass that did something or failed. */
+  readonly onPass?: (result: PassResult) => void;
+}
+
+export function openReconciler(context: ReconcilerContext): Reconciler {
+  const { log, clock } = context;
+  let wanted: Plan | undefined;
+  let last: PassResult | undefined;
+  let wake = Promise.withResolvers<void>();
+  let queue: Promise<unknown> = Promise.resolve();
+  const reported = new Map<string, string>();
+
+  const passOnce = async (): Promise<PassResult> => {
+    if (wanted === undefined) return { steps: [], failed: [] };
+    const result = await reconcile(wanted, context);
+    report(result, reported, log);
+    last = result;
+    if (result.steps.length > 0) context.onPass?.(result);
+    return result;
+  };
+  const pass = (): Promise<PassResult> => {
+    const next = queue.then(passOnce);
+    queue = next.catch(() => undefined);
+    return next;
+  };
+
+  return {
+    want(plan) {
+      wanted = plan;
+      wake.resolve();
+    },
+    pass,
+    preview: async (plan) => (await compare(plan, context)).steps,
+    get last() {
+      return last;
+    },
+    get wanted() {
+      return wanted;
+    },
+    async run(stop) {
+      const onStop = () => wake.resolve();
+      stop.addEventListener("abort", onStop);
+      const watching = watchKernel(context, () => wake.resolve(), stop);
+      let backoffMs = retryMs;
+      while (!stop.aborted) {
+        wake = Promise.withResolvers();
+        let failed = false;
+        try {
+          failed = (await pass()).failed.length > 0;
+        } catch (error) {
+          failed = true;
+          log.error("comparing with the kernel failed", { error: errorText(error) });
+        }
+        backoffMs = failed ? Math.min(backoffMs * 2, retryMsMax) : retryMs;
+        if (stop.aborted) break;
+        const timer = new AbortController();
+        await Promise.race([wake.promise, clock.sleep(failed ? backoffMs : resyncMs, timer.signal)]);
+        timer.abort();
+        if (!stop.aborted) await clock.sleep(foldMs, stop);
+      }
+      stop.removeEventListener("abort", onStop);
+      await watching;
+    },
+  };
+}
+
+/** One pass: observe → diff → apply. A failed step is reported with its item, the rest go on. */
+async function reconcile(wanted: Plan, context: ReconcilerContext): Promise<PassResult> {
+  const { state, steps } = await compare(wanted, context);
+  const failed: { step: Step; error: FlannelError }[] = [];
+  const lost = new Set<string>();
+  for (const step of steps) {
+    const { item } = step;
+    // What hangs on a device that could not be made would only fail for the same reason.
+    if (item.type !== "link" && lost.has(item.value.device)) continue;
+    try {
+      await applyStep(step, wanted, state, context);
+    } catch (error) {
+      failed.push({ step, error: asFailure(error) });
+      if (item.type === "link" || item.type === "tunnel") {
+        lost.add(item.type === "link" ? item.value.name : item.value.device);
+      }
+    }
+  }
+  context.engines.setTables(wanted.tunnels, wanted.forwards);
+  return { steps, failed };
+}
+
+async function compare(wanted: Plan, { kernel, engines, scope }: ReconcilerContext) {
+  const state = await observeKernel(kernel, scope);
+  const held = { ...state.plan, tunnels: engines.held.tunnels, forwards: engines.held.forwards };
+  const steps = diffPlans(held, wanted);
+  const stepped = new Set(steps.map(({ item }) => itemKey(item)));
+  for (const value of wanted.links) {
+    const item = { type: "link", value } as const;
+    if (state.unfinishedLinks.has(value.name) && !stepped.has(itemKey(item)))
+      steps.unshift({ op: "change", item });
+  }
+  return { state, steps };
+}
+
+async function applyStep(
+  step: Step,
+  wanted: Plan,
+  state: KernelState,
+  { kernel, engines, scope }: ReconcilerContext,
+): Promise<void> {
+  const { op, item } = step;
+  if (item.type === "forward") return; // the tables are handed over whole, after the steps
+  if (item.type === "tunnel") {
+    if (op === "remove") engines.close(item.value.device);
+    else engines.open(item.value);
+    return;
+  }
+  if (item.type === "link" && item.value.kind === "tun") {
+    if (op === "remove") engines.close(item.value.name);
+    else return openTun(item.value, wanted, state, { kernel, engines, scope });
+  }
+  return applyKernelStep(kernel, step, state, scope);
+}
+
+/** The engine makes the device; a TUN of our name without any mark is what a crash between the two leaves. */
+async function openTun(
+  link: TunLink,
+  { tunnels }: Plan,
+  state: KernelState,
+  { kernel, engines, scope }: Pick<ReconcilerContext, "kernel" | "engines" | "scope">,
+): Promise<void> {
+  const foreign = state.foreignLinks.get(link.name);
+  if (foreign !== undefined && !(foreign.kind === "tun" && foreign.alias === ""))
+    refuseForeign(state, link.name);
+  const tunnel: TunnelItem | undefined = tunnels.find(({ device }) => device === link.name);
+  if (tunnel === undefined) throw new Error(`no tunnel for ${link.name}`);
+  engines.open(tunnel);
+  await finishTun(kernel, link, state, scope.owner);
+}
+
+/** Calls `wake` when links, addresses, neighbours or routes change, ours or not: a pass tells. */
+async function watchKernel(
+  { kernel, log }: ReconcilerContext,
+  wake: () => void,
+  stop: AbortSignal,
+): Promise<void> {
+  const close = () => kernel.close();
+  stop.addEventListener("abort", close);
+  try {
+    while (!stop.aborted && (await kernel.nextEvents()) !== null) wake();
+  } catch (error) {
+    log.warn("kernel notifications ended; changes are found on the timer", { error: errorText(error) });
+  } finally {
+    stop.removeEventListener("abort", close);
+  }
+}
+
+function report({ steps, failed }: PassResult, reported: Map<string, string>, log: Log): void {
+  const failures = new Map(failed.map(({ step, error }) => [step, error]));
+  for (const step of steps) {
+    const error = failures.get(step);
+    const key = itemKey(step.item);
+    if (error === undefined) {
+      reported.delete(key);
+      log.info("applied", { step: stepText(step) });
+    } else if (reported.get(key) !== error.message) {
+      // Once per reason, not once per retry.
+      reported.set(key, error.message);
+      log.error("could not apply", { item: itemText(step.item), code: error.code, error: errorText(error) });
+    }
+  }
+}
+
+function asFailure(error: unknown): FlannelError {
+  return error instanceof FlannelError
+    ? error
+    : new FlannelError("reconcile/failed", errorText(error), {}, { cause: error });
+}

@@ -1,0 +1,122 @@
+import { FlannelError } from "../base/error.ts";
+import { subnetsByPeer } from "./forwarding.ts";
+import type { Addon, Engine, EngineStats } from "../native/ports.ts";
+import { emptyPlan, type ForwardItem, type Plan, type TunnelItem } from "../plan/plan.ts";
+import { itemText } from "../plan/text.ts";
+
+/** The userspace engines of this process, at most one per TUN device. */
+export interface UserspaceEngines extends Disposable {
+  /** What they were last given: they are the only place where it stands. */
+  readonly held: Plan;
+  /** Opens the engine of `tunnel`, or opens it anew where it cannot change live. Makes the TUN if need be. */
+  open(tunnel: TunnelItem): void;
+  /** Hands the engine of each tunnel its whole table. */
+  setTables(tunnels: readonly TunnelItem[], forwards: readonly ForwardItem[]): void;
+  close(device: string): void;
+  stats(): { readonly device: string; readonly stats: EngineStats }[];
+}
+
+export function openUserspaceEngines(addon: Pick<Addon, "openEngine">): UserspaceEngines {
+  const engines = new Map<string, { engine: Engine; tunnel: TunnelItem; forwards: readonly ForwardItem[] }>();
+  const close = (device: string) => {
+    engines.get(device)?.engine.close();
+    engines.delete(device);
+  };
+  return {
+    get held() {
+      const all = [...engines.values()];
+      return {
+        ...emptyPlan,
+        tunnels: all.map(({ tunnel }) => tunnel),
+        forwards: all.flatMap(({ forwards }) => forwards),
+      };
+    },
+    open(tunnel) {
+      const present = engines.get(tunnel.device);
+      if (present !== undefined && !mustReopen(present.tunnel, tunnel)) return;
+      close(tunnel.device);
+      const { device, port, local, mtuBytes } = tunnel;
+      const engine = openEngine(addon, { device, port, local: `${local}`, mtuBytes });
+      engines.set(device, { engine, tunnel, forwards: [] });
+    },
+    setTables(tunnels, forwards) {
+      for (const tunnel of tunnels) {
+        const entry = engines.get(tunnel.device);
+        if (entry === undefined) continue;
+        const own = forwards.filter(({ device }) => device === tunnel.device);
+        if (
+          itemText({ type: "tunnel", value: tunnel }) === tunnelText(entry) &&
+          sameForwards(entry.forwards, own)
+        )
+          continue;
+        const { vni, vtepMac, overlay, strict, allowSources } = tunnel;
+        entry.engine.setTable({
+          vni,
+          vtepMac,
+          overlay: overlay.map(String),
+          strict,
+          allowSources: allowSources.map(String),
+          peers: subnetsByPeer(own),
+        });
+        engines.set(tunnel.device, { ...entry, tunnel, forwards: own });
+      }
+    },
+    close,
+    stats: () => [...engines].map(([device, { engine }]) => ({ device, stats: engine.stats() })),
+    [Symbol.dispose]() {
+      for (const device of [...engines.keys()]) close(device);
+    },
+  };
+}
+
+function openEngine(addon: Pick<Addon, "openEngine">, options: Parameters<Addon["openEngine"]>[0]): Engine {
+  try {
+    return addon.openEngine(options);
+  } catch (error) {
+    if (!(error instanceof FlannelError)) throw error;
+    const remedy = remedies[String(error.fields["errno"])]?.(options);
+    throw new FlannelError(
+      "engine/open",
+      `the userspace engine cannot start on ${options.device}`,
+      { errno: error.fields["errno"] },
+      { cause: error, ...(remedy === undefined ? {} : { remedy }) },
+    );
+  }
+}
+
+const remedies: Readonly<
+  Record<string, (options: { device: string; port: number; local: string }) => string>
+> = {
+  EADDRINUSE: ({ port }) =>
+    `UDP port ${port} is taken: stop the other flannel-lite or flanneld, or remove the kernel's vxlan device on it (ip -d link show type vxlan)`,
+  EADDRNOTAVAIL: ({ local }) => `${local} is not an address of this host: choose the uplink by interface`,
+  EBUSY: ({ device }) => `Another process holds ${device}: stop it`,
+  EINVAL: ({ device }) => `A device named ${device} of another kind is in the way: ip link delete ${device}`,
+  ENOENT: () => 'Load the module (modprobe tun) or use datapath.engine = "kernel"',
+  EACCES: () => 'The container or unit must be given /dev/net/tun, or use datapath.engine = "kernel"',
+  EPERM: () => "It needs root or CAP_NET_ADMIN",
+};
+
+/** Port, source address and MTU are fixed when an engine opens; the rest is in its table. */
+function mustReopen(held: TunnelItem, wanted: TunnelItem): boolean {
+  return held.port !== wanted.port || held.mtuBytes !== wanted.mtuBytes || !held.local.equals(wanted.local);
+}
+
+function tunnelText({ tunnel }: { tunnel: TunnelItem }): string {
+  return itemText({ type: "tunnel", value: tunnel });
+}
+
+function sameForwards(a: readonly ForwardItem[], b: readonly ForwardItem[]): boolean {
+  return (
+    a.length === b.length &&
+    a.every((value, at) => {
+      const other = b[at];
+      return (
+        other !== undefined &&
+        value.mac === other.mac &&
+        value.to.equals(other.to) &&
+        value.via.equals(other.via)
+      );
+    })
+  );
+}

@@ -1,0 +1,97 @@
+import { readFileSync } from "node:fs";
+import { FlannelError } from "../base/error.ts";
+import { loadAddonFromMemory } from "./memfd.ts";
+import type { Addon, Engine, EngineOptions, Kernel } from "./ports.ts";
+
+/**
+ * The addon's file. A compiled program carries it, for which the path must be literal; run from source,
+ * Bun 1.4 refuses to import a .node file whatever its type.
+ */
+const addonPath =
+  Bun.embeddedFiles.length > 0
+    ? (await import("../../dist/flannel-lite.node", { with: { type: "file" } })).default
+    : new URL("../../dist/flannel-lite.node", import.meta.url).pathname;
+
+/** What the .node file exports; its values have the shapes of ports.ts already. */
+interface NativeAddon {
+  openKernel(): Promise<Kernel>;
+  readonly Engine: new (options: EngineOptions) => Engine;
+  notify(path: string, message: string): void;
+}
+
+/** Passing conditions of the kernel: the same call may succeed when it is made again. */
+const retryable = new Set(["EAGAIN", "EBUSY", "EINTR", "ENOBUFS", "ENOMEM", "ETIMEDOUT"]);
+
+/**
+ * Loads the native addon. What its methods throw or reject with is a FlannelError `native/<errno>` (in lower
+ * case, `native/eexist`) whose fields have `errno` (`EEXIST`); see {@link addonError}.
+ * @throws FlannelError `native/load`: the system allows no executable memory file
+ */
+export function openAddon(): Addon {
+  const native = loadNative();
+  return {
+    openKernel: () => reported(async () => guarded(await native.openKernel())),
+    openEngine: (options) => reported(() => guarded(new native.Engine(options))),
+    notify: (path, message) => reported(() => native.notify(path, message)),
+  };
+}
+
+/**
+ * A failure of the addon as a FlannelError: its message begins with the errno's name. One without such a
+ * beginning (an argument of the wrong type, a panic) gets the code `native/failed`.
+ */
+export function addonError(error: unknown): FlannelError {
+  if (error instanceof FlannelError) return error;
+  const text = error instanceof Error ? error.message : String(error);
+  const [, errno, message] = /^(E[A-Z0-9]+): ([^]*)$/.exec(text) ?? [];
+  if (errno === undefined || message === undefined) {
+    return new FlannelError("native/failed", text, {}, { cause: error });
+  }
+  return new FlannelError(
+    `native/${errno.toLowerCase()}`,
+    message,
+    { errno },
+    { retryable: retryable.has(errno) },
+  );
+}
+
+function loadNative(): NativeAddon {
+  try {
+    return loadAddonFromMemory(readFileSync(addonPath)) as NativeAddon;
+  } catch (error) {
+    throw new FlannelError(
+      "native/load",
+      "cannot load the native addon",
+      {},
+      {
+        cause: error,
+        remedy: "Mount /proc, and in a systemd unit set MemoryDenyWriteExecute=no",
+      },
+    );
+  }
+}
+
+/** `native` with every method reporting failures as {@link addonError} does. */
+function guarded<T extends object>(native: T): T {
+  return new Proxy(native, {
+    get(target, name) {
+      const member: unknown = Reflect.get(target, name);
+      if (typeof member !== "function") return member;
+      // Methods of native objects refuse any other `this`.
+      return (...args: unknown[]) => reported((): unknown => Reflect.apply(member, target, args));
+    },
+  });
+}
+
+/** Runs `call`, which throws or rejects with a FlannelError if at all. */
+function reported<T>(call: () => T): T {
+  try {
+    const result = call();
+    if (!(result instanceof Promise)) return result;
+    return result.catch((error: unknown) => {
+      throw addonError(error);
+    }) as T;
+  } catch (error) {
+    throw addonError(error);
+  }
+}

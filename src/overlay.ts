@@ -1,0 +1,45 @@
+import type { Config } from "./config/schema.ts";
+import { createHash } from "node:crypto";
+import type { BackendSetup } from "./backend/backend.ts";
+import { setUpBackend } from "./backend/open.ts";
+import type { NetworkConfig } from "./config/network.ts";
+import { chooseEngine, type EngineChoice, probeTun } from "./datapath/engine-choice.ts";
+import { readMachineId } from "./host/identity.ts";
+import type { Prefix } from "./net/prefix.ts";
+import type { Uplink } from "./net/uplink.ts";
+
+/** What configuration, network and host decide together, before any lease is taken. */
+export interface Overlay {
+  readonly network: NetworkConfig;
+  readonly ranges: readonly Prefix[];
+  readonly backend: BackendSetup;
+  readonly engine: EngineChoice;
+}
+
+/** @throws FlannelError where the network cannot be served on this host */
+export function decideOverlay(config: Config, network: NetworkConfig, uplink: Uplink): Overlay {
+  const ranges = [network.ipv4?.network, network.ipv6?.network].filter((range) => range !== undefined);
+  const backend = setUpBackend(network.backend, {
+    uplink,
+    overlay: ranges,
+    strict: config.datapath.strict,
+    allowSources: config.datapath.allowSources,
+    machineId: readMachineId(),
+  });
+  const engine = chooseEngine({
+    configured: config.datapath.engine,
+    kernelOnly: backend.kernelOnly,
+    tunTrouble: probeTun(),
+  });
+  return { network, ranges, backend, engine };
+}
+
+/** The kernel keeps 255 bytes of a link's alias (IFALIASZ). */
+const aliasBytesMax = 255;
+
+/** The mark on our links: it names the network, so that two daemons on one host tell theirs apart. */
+export function ownerMark(config: Config): string {
+  const mark = `flannel-lite ${config.store.etcd.prefix}`;
+  if (Buffer.byteLength(mark) <= aliasBytesMax) return mark;
+  return `flannel-lite ${createHash("sha256").update(mark).digest("hex")}`;
+}

@@ -1,0 +1,99 @@
+import type { EngineStats } from "../native/ports.ts";
+
+/** What `status --json` and the admin socket's `/status` tell. Times are ISO 8601, ages in seconds. */
+export interface StatusReport {
+  readonly version: string;
+  readonly pid: number;
+  readonly startedAt: string;
+  readonly ready: boolean;
+  /** What is being done or waited for. */
+  readonly phase: string;
+  readonly store: string;
+  readonly uplink?: {
+    readonly name: string;
+    readonly address: string;
+    readonly publicIp: string;
+    readonly reason: string;
+  };
+  readonly network?: {
+    readonly ipv4?: string;
+    readonly ipv6?: string;
+    readonly backend: string;
+    readonly mtuBytes: number;
+  };
+  readonly engine?: { readonly name: string; readonly reason: string; readonly device: string };
+  readonly lease?: {
+    readonly subnets: readonly string[];
+    readonly publicIp: string;
+    readonly vtepMac: string;
+    readonly expiresAt: string | null;
+    readonly remainingSeconds: number | null;
+    readonly trouble: string | null;
+  };
+  readonly peers: readonly PeerReport[];
+  /** Leases of others that are not used. */
+  readonly refused: readonly {
+    readonly subnets: string;
+    readonly publicIp: string;
+    readonly reason: string;
+  }[];
+  /** Wanted items that the machine does not hold. */
+  readonly missing: readonly { readonly item: string; readonly code: string; readonly error: string }[];
+  readonly engines: readonly { readonly device: string; readonly stats: EngineStats }[];
+}
+
+export interface PeerReport {
+  readonly subnets: readonly string[];
+  readonly publicIp: string;
+  readonly vtepMac: string;
+  /** null for a reservation. */
+  readonly expiresAt: string | null;
+}
+
+/** The report for people. */
+export function statusText(report: StatusReport): string {
+  const { lease, uplink, network, engine } = report;
+  const lines = [
+    `flannel-lite ${report.version}, pid ${report.pid}, since ${report.startedAt}`,
+    `ready      ${report.ready ? "yes" : "no"}: ${report.phase}`,
+    `store      ${report.store}`,
+  ];
+  if (uplink !== undefined)
+    lines.push(`uplink     ${uplink.name} ${uplink.address} (public ${uplink.publicIp}): ${uplink.reason}`);
+  if (network !== undefined) {
+    const ranges = [network.ipv4, network.ipv6].filter((range) => range !== undefined).join(", ");
+    lines.push(`network    ${ranges}, backend ${network.backend}, MTU ${network.mtuBytes}`);
+  }
+  if (engine !== undefined) lines.push(`engine     ${engine.name} on ${engine.device}: ${engine.reason}`);
+  if (lease !== undefined) {
+    const expiry =
+      lease.expiresAt === null
+        ? "a reservation"
+        : `expires ${lease.expiresAt} (in ${lease.remainingSeconds} s)`;
+    lines.push(
+      `lease      ${lease.subnets.join(", ")} for ${lease.publicIp}, VTEP ${lease.vtepMac}, ${expiry}`,
+    );
+    if (lease.trouble !== null) lines.push(`           not renewed: ${lease.trouble}`);
+  }
+  lines.push(`peers      ${report.peers.length}`);
+  for (const peer of report.peers) {
+    const expiry = peer.expiresAt === null ? "reservation" : `until ${peer.expiresAt}`;
+    lines.push(`           ${peer.subnets.join(", ")} at ${peer.publicIp}, VTEP ${peer.vtepMac}, ${expiry}`);
+  }
+  for (const { subnets, publicIp, reason } of report.refused)
+    lines.push(`refused    ${subnets} at ${publicIp}: ${reason}`);
+  for (const { item, error } of report.missing) lines.push(`missing    ${item}: ${error}`);
+  for (const { device, stats } of report.engines) lines.push(...engineLines(device, stats));
+  return `${lines.join("\n")}\n`;
+}
+
+function engineLines(device: string, { sent, received, drops, offloads, failure }: EngineStats): string[] {
+  const met = Object.entries(drops).filter(([, count]) => count > 0);
+  const lacking = Object.entries(offloads).filter(([, present]) => !present);
+  return [
+    `traffic    ${device}: sent ${sent.packets} packets, ${sent.bytes} bytes; received ${received.packets} packets, ${received.bytes} bytes`,
+    `drops      ${met.length === 0 ? "none" : met.map(([reason, count]) => `${reason} ${count}`).join(", ")}`,
+    `offloads   ${lacking.length === 0 ? "all" : `all but ${lacking.map(([name]) => name).join(", ")}`}`,
+    ...(failure === undefined ? [] : [`failure    ${failure}`]),
+  ];
+}
