@@ -1,0 +1,31 @@
+import type { Config } from "./schema.ts";
+
+/** What is wrong with settings that are right one by one. `originOf` tells where a path's value came from. */
+export function inconsistencies(
+  { store: { etcd } }: Config,
+  originOf: (path: string) => string,
+): readonly string[] {
+  const problems: string[] = [];
+  const isSet = (path: string) => `${path} (${originOf(path)}) is set`;
+  if (new Set(etcd.endpoints.map((endpoint) => endpoint.startsWith("https:"))).size > 1) {
+    problems.push(`store.etcd.endpoints (${originOf("store.etcd.endpoints")}) mixes http and https`);
+  }
+  if (etcd.certfile !== undefined && etcd.keyfile === undefined) {
+    problems.push(`${isSet("store.etcd.certfile")} but store.etcd.keyfile is not`);
+  }
+  if (etcd.keyfile !== undefined && etcd.certfile === undefined) {
+    problems.push(`${isSet("store.etcd.keyfile")} but store.etcd.certfile is not`);
+  }
+  const passwords = (["password", "passwordFile"] as const).filter((key) => etcd[key] !== undefined);
+  const passwordPath = passwords[0] === "password" ? "store.etcd.password" : "store.etcd.password_file";
+  if (passwords.length > 1) {
+    problems.push(`${isSet("store.etcd.password")}, and so is store.etcd.password_file: keep one`);
+  }
+  if (etcd.username !== undefined && passwords.length === 0) {
+    problems.push(`${isSet("store.etcd.username")} but neither password nor password_file is`);
+  }
+  if (etcd.username === undefined && passwords.length > 0) {
+    problems.push(`${isSet(passwordPath)} but store.etcd.username is not`);
+  }
+  return problems;
+}

@@ -1,0 +1,241 @@
+import { logLevels } from "../base/log.ts";
+import * as kind from "./kind.ts";
+import { networkDocument } from "./network-document.ts";
+import {
+  camelCase,
+  type ConfigOf,
+  type Option,
+  option,
+  type Table,
+  table,
+  type TableMembers,
+} from "./option.ts";
+import { commaForm, type TextForm, verbosityForm } from "./text-form.ts";
+
+/**
+ * Every option there is, by its place in config.toml. Types, defaults, validation, flags, environment names,
+ * `--help` and config.toml.example all come from here; a new option is one more entry.
+ */
+const root = table("", {
+  uplink: table("Which interface and address of this host carry the tunnel.", {
+    interface: option(kind.listOf(kind.interfaceChoice), {
+      doc: "Interfaces to try in this order, by name or by an address on them; empty: the one with the default route.",
+      fallback: [],
+      flanneldFlag: "iface",
+    }),
+    public_ip: option(kind.ipv4, {
+      doc: "Address under which other nodes reach this one; unset: the interface's.",
+      example: "192.0.2.10",
+      flanneldFlag: "public-ip",
+    }),
+  }),
+  store: table("Where leases live.", {
+    type: option(kind.choice(["etcd"], ["kubernetes", "embedded"]), {
+      doc: "Kind of store.",
+      fallback: "etcd",
+    }),
+    renew_margin: option(kind.integer(1, 1439, "minutes"), {
+      doc: "How long before its expiry our lease is renewed.",
+      fallback: 60,
+      flanneldFlag: "subnet-lease-renew-margin",
+    }),
+    etcd: table("The etcd cluster.", {
+      endpoints: option(kind.listOf(kind.httpEndpoint, { form: commaForm, min: 1 }), {
+        doc: "Where etcd's members listen; all http or all https.",
+        fallback: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
+        flanneldFlag: "etcd-endpoints",
+      }),
+      prefix: option(kind.keyPrefix, {
+        doc: "What the keys of this network begin with.",
+        fallback: "/coreos.com/network",
+        flanneldFlag: "etcd-prefix",
+      }),
+      cafile: option(kind.absolutePath, {
+        doc: "Certificates (PEM) that etcd's must be signed by; unset: the system's.",
+        example: "/etc/etcd/ca.pem",
+        flanneldFlag: "etcd-cafile",
+      }),
+      certfile: option(kind.absolutePath, {
+        doc: "Our client certificate (PEM); goes with keyfile.",
+        example: "/etc/etcd/client.pem",
+        flanneldFlag: "etcd-certfile",
+      }),
+      keyfile: option(kind.absolutePath, {
+        doc: "The client certificate's private key (PEM).",
+        example: "/etc/etcd/client-key.pem",
+        flanneldFlag: "etcd-keyfile",
+      }),
+      username: option(kind.text, {
+        doc: "User to log in as; unset: no login.",
+        example: "flannel",
+        flanneldFlag: "etcd-username",
+      }),
+      password_file: option(kind.absolutePath, {
+        doc: "File with the user's password; one newline at its end is ignored.",
+        example: "/etc/flannel/etcd-password",
+      }),
+      password: option(kind.text, {
+        doc: "The user's password. Other users see a command line; prefer the file.",
+        example: "",
+        flanneldFlag: "etcd-password",
+        secret: true,
+      }),
+    }),
+  }),
+  network: option(networkDocument, {
+    doc: "The network configuration to publish into the store where it has none; same keys as flannel's JSON.",
+    example: { Network: "10.5.0.0/16", SubnetLen: 24, Backend: { Type: "vxlan" } },
+  }),
+  datapath: table("Who carries the packets, and from whom they are taken.", {
+    engine: option(kind.choice(["auto", "userspace", "kernel"], ["dgram"]), {
+      doc: "What moves packets; auto: userspace where /dev/net/tun opens, else kernel.",
+      fallback: "auto",
+    }),
+    strict: option(kind.choice(["overlay", "full", "off"]), {
+      doc: "Sender check of the userspace engine; overlay: inner sources inside the overlay must be the sender's, full: and none may lie outside, off: none.",
+      fallback: "overlay",
+    }),
+    allow_sources: option(kind.listOf(kind.prefixOrAddress), {
+      doc: "Outer sources that are believed although no lease has them.",
+      fallback: [],
+    }),
+    on_stop: option(kind.choice(["keep", "remove"], ["kernel"]), {
+      doc: "What a stop does to device and routes; keep: leave them to the successor.",
+      fallback: "keep",
+    }),
+  }),
+  host: table("What surrounds the overlay on this host.", {
+    ip_forward: option(kind.boolean, {
+      doc: "Switch the kernel's IP forwarding on where it is off.",
+      fallback: true,
+    }),
+    subnet_file: option(kind.absolutePath, {
+      doc: "Where to write subnet.env, which also remembers our subnet.",
+      fallback: "/run/flannel/subnet.env",
+      flanneldFlag: "subnet-file",
+    }),
+    run_dir: option(kind.absolutePath, {
+      doc: "Directory of the admin socket; gone after a reboot.",
+      fallback: "/run/flannel-lite",
+    }),
+    state_dir: option(kind.absolutePath, {
+      doc: "Directory of what must survive a reboot.",
+      fallback: "/var/lib/flannel-lite",
+    }),
+  }),
+  log: table("What is said on standard error.", {
+    level: option(kind.choice(logLevels), {
+      doc: "How much is said; each level includes those before it.",
+      fallback: "info",
+      alsoFlag: {
+        name: "v",
+        form: verbosityForm,
+        doc: "Log level as a number: 0 is info, 1 and more are debug.",
+      },
+    }),
+    format: option(kind.choice(["text", "json"]), {
+      doc: "How a line is written.",
+      fallback: "text",
+    }),
+  }),
+});
+
+/** The whole configuration, in domain types; it cannot be wrong. */
+export type Config = ConfigOf<(typeof root)["members"]>;
+
+export const schema: Table<TableMembers> = root;
+
+/** flanneld's flags without a counterpart here: named in messages, so that nobody looks for a typing error. */
+export const flanneldFlagsNotHere: readonly string[] = [
+  "healthz-ip",
+  "healthz-port",
+  "iface-can-reach",
+  "iface-regex",
+  "ip-blackhole-route",
+  "ip-masq",
+  "ip-masq-fully-random-disable",
+  "iptables-forward-rules",
+  "iptables-resync",
+  "kube-annotation-prefix",
+  "kube-api-url",
+  "kube-subnet-mgr",
+  "kubeconfig-file",
+  "log_backtrace_at",
+  "net-config-path",
+  "public-ipv6",
+  "set-node-network-unavailable",
+  "vmodule",
+];
+
+/** An option with its place and all its names. */
+export interface Setting {
+  /** `store.etcd.endpoints`. */
+  readonly path: string;
+  readonly keys: readonly string[];
+  /** The keys in Config. */
+  readonly configKeys: readonly string[];
+  readonly option: Option<unknown>;
+  readonly flags: readonly Spelling[];
+  /** Environment variables, the one that wins first. */
+  readonly variables: readonly Spelling[];
+}
+
+/** One name of a setting in flags or environment, and how its text is read. */
+export interface Spelling {
+  readonly name: string;
+  readonly form: TextForm;
+}
+
+/** All settings in the order of the schema. */
+export const settings: readonly Setting[] = settingsOf(root, []);
+
+/** A TOML table and the settings right in it. The top level has no path and no doc. */
+export interface Section {
+  readonly path: string;
+  readonly doc: string;
+  readonly settings: readonly Setting[];
+}
+
+/** All settings again, table by table, in the order of the schema. */
+export const sections: readonly Section[] = sectionsOf(root, []);
+
+export function flanneldVariable(flag: string): string {
+  return `FLANNELD_${shout(flag)}`;
+}
+
+export function ownVariable(path: string): string {
+  return `FLANNEL_LITE_${shout(path)}`;
+}
+
+function settingsOf(from: Table<TableMembers>, above: readonly string[]): Setting[] {
+  return Object.entries(from.members).flatMap(([key, member]) => {
+    const keys = [...above, key];
+    return member.is === "table" ? settingsOf(member, keys) : [settingOf(member, keys)];
+  });
+}
+
+function sectionsOf(from: Table<TableMembers>, above: readonly string[]): Section[] {
+  const path = above.join(".");
+  const own = settings.filter(({ keys }) => keys.slice(0, -1).join(".") === path);
+  const below = Object.entries(from.members).flatMap(([key, member]) =>
+    member.is === "table" ? sectionsOf(member, [...above, key]) : [],
+  );
+  return own.length === 0 ? below : [{ path, doc: from.doc, settings: own }, ...below];
+}
+
+function settingOf(one: Option<unknown>, keys: readonly string[]): Setting {
+  const path = keys.join(".");
+  const { form } = one.kind;
+  const flags = [{ name: one.flanneldFlag ?? path.replace(/[._]/g, "-"), form }];
+  const variables = [{ name: ownVariable(path), form }];
+  if (one.flanneldFlag !== undefined) variables.push({ name: flanneldVariable(one.flanneldFlag), form });
+  if (one.alsoFlag !== undefined) {
+    flags.push({ name: one.alsoFlag.name, form: one.alsoFlag.form });
+    variables.push({ name: flanneldVariable(one.alsoFlag.name), form: one.alsoFlag.form });
+  }
+  return { path, keys, configKeys: keys.map(camelCase), option: one, flags, variables };
+}
+
+function shout(name: string): string {
+  return name.replace(/[.-]/g, "_").toUpperCase();
+}

@@ -1,0 +1,655 @@
+import { describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { askedFor, loadConfig } from "../../../src/config/load.ts";
+import { flanneldFlagsNotHere, settings } from "../../../src/config/schema.ts";
+import { parseIpAddress } from "../../../src/net/address.ts";
+import { parsePrefix } from "../../../src/net/prefix.ts";
+import { configInput, configValue, loadFrom, problemsFrom } from "../../support/config.ts";
+import { seededRandom } from "../../support/random.ts";
+
+describe("config: defaults", () => {
+  test("nothing given is flanneld's defaults, in domain types", () => {
+    const { config, origins, warnings, file } = loadFrom({});
+    expect(config).toEqual({
+      uplink: { interface: [], publicIp: undefined },
+      store: {
+        type: "etcd",
+        renewMargin: 60,
+        etcd: {
+          endpoints: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
+          prefix: "/coreos.com/network",
+          cafile: undefined,
+          certfile: undefined,
+          keyfile: undefined,
+          username: undefined,
+          passwordFile: undefined,
+          password: undefined,
+        },
+      },
+      network: undefined,
+      datapath: { engine: "auto", strict: "overlay", allowSources: [], onStop: "keep" },
+      host: {
+        ipForward: true,
+        subnetFile: "/run/flannel/subnet.env",
+        runDir: "/run/flannel-lite",
+        stateDir: "/var/lib/flannel-lite",
+      },
+      log: { level: "info", format: "text" },
+    });
+    expect([...new Set(origins.values())]).toEqual(["default"]);
+    expect([...origins.keys()]).toEqual(settings.map(({ path }) => path));
+    expect(warnings).toEqual([]);
+    expect(file).toBeUndefined();
+  });
+
+  test("every option parses its own default and its own example", () => {
+    for (const { path, option } of settings.filter((setting) => !setting.option.secret)) {
+      expect([path, "value" in option.kind.parse(option.fallback ?? option.example)]).toEqual([path, true]);
+    }
+  });
+});
+
+/** Flag, a text for it, what it becomes, and other flags without which it would be refused. */
+const samples: Record<string, readonly [text: string, value: unknown, also?: readonly string[]]> = {
+  iface: ["eth0", ["eth0"]],
+  "public-ip": ["192.0.2.7", "192.0.2.7"],
+  "store-type": ["etcd", "etcd"],
+  "subnet-lease-renew-margin": ["0x10", 16],
+  "etcd-endpoints": ["https://a:2379, https://[::1]/", ["https://a:2379", "https://[::1]"]],
+  "etcd-prefix": ["/a//b/", "/a/b"],
+  "etcd-cafile": ["/ca.pem", "/ca.pem"],
+  "etcd-certfile": ["/c.pem", "/c.pem", ["-etcd-keyfile=/k"]],
+  "etcd-keyfile": ["/k.pem", "/k.pem", ["-etcd-certfile=/c"]],
+  "etcd-username": ["u", "u", ["-etcd-password=p"]],
+  "store-etcd-password-file": ["/p", "/p", ["-etcd-username=u"]],
+  "etcd-password": ["p=,#", "p=,#", ["-etcd-username=u"]],
+  network: ['{"network":"10.1.0.0/16"}', { Network: "10.1.0.0/16" }],
+  "datapath-engine": ["kernel", "kernel"],
+  "datapath-strict": ["off", "off"],
+  "datapath-allow-sources": ["192.0.2.1", ["192.0.2.1/32"]],
+  "datapath-on-stop": ["remove", "remove"],
+  "host-ip-forward": ["F", false],
+  "subnet-file": ["/s.env", "/s.env"],
+  "host-run-dir": ["/r", "/r"],
+  "host-state-dir": ["/d", "/d"],
+  "log-level": ["warn", "warn"],
+  v: ["2", "debug"],
+  "log-format": ["json", "json"],
+};
+const spellings = settings.flatMap((setting) => setting.flags.map(({ name }) => ({ name, setting })));
+
+describe("config: every flag and variable", () => {
+  test("the table below knows them all", () => {
+    expect(spellings.map(({ name }) => name).sort()).toEqual(Object.keys(samples).sort());
+  });
+
+  test("no name is given twice, and none is one of flanneld's for something else", () => {
+    const flags = spellings.map(({ name }) => name);
+    const variables = settings.flatMap((setting) => setting.variables.map(({ name }) => name));
+    expect(new Set(flags).size).toBe(flags.length);
+    expect(new Set(variables).size).toBe(variables.length);
+    expect(flags.filter((name) => flanneldFlagsNotHere.includes(name))).toEqual([]);
+  });
+
+  test.each(spellings)("-$name sets its option, in all of Go's spellings", ({ name, setting }) => {
+    const [text, value, also = []] = samples[name] ?? ["", undefined];
+    const forms = [[`-${name}=${text}`], [`--${name}=${text}`]];
+    if (name !== "host-ip-forward") forms.push([`-${name}`, text], [`--${name}`, text]);
+    for (const form of forms) {
+      const { config, origins } = loadFrom({ argv: [...form, ...also] });
+      expect(configValue(config, setting.configKeys)).toEqual(value);
+      expect(origins.get(setting.path)).toBe(`flag -${name}`);
+    }
+  });
+
+  const variables = settings.flatMap((setting) =>
+    setting.variables.map(({ name }) => ({
+      name,
+      setting,
+      flag: name === "FLANNELD_V" ? "v" : (setting.flags[0]?.name ?? ""),
+    })),
+  );
+  test.each(variables)("$name sets its option", ({ name, setting, flag }) => {
+    const [text, value, also = []] = samples[flag] ?? ["", undefined];
+    const { config, origins, warnings } = loadFrom({ argv: also, env: { [name]: text } });
+    expect(configValue(config, setting.configKeys)).toEqual(value);
+    expect(origins.get(setting.path)).toBe(`env ${name}`);
+    expect(warnings).toEqual([]);
+  });
+
+  test("the names are the ones of flanneld where it has one", () => {
+    const byFlag = new Map(spellings.map(({ name, setting }) => [name, setting]));
+    expect(byFlag.get("iface")?.variables.map(({ name }) => name)).toEqual([
+      "FLANNEL_LITE_UPLINK_INTERFACE",
+      "FLANNELD_IFACE",
+    ]);
+    expect(byFlag.get("log-level")?.variables.map(({ name }) => name)).toEqual([
+      "FLANNEL_LITE_LOG_LEVEL",
+      "FLANNELD_V",
+    ]);
+    expect(byFlag.get("datapath-on-stop")?.variables.map(({ name }) => name)).toEqual([
+      "FLANNEL_LITE_DATAPATH_ON_STOP",
+    ]);
+  });
+});
+
+describe("config: precedence", () => {
+  const toml = '[store.etcd]\nprefix = "/toml"\n';
+  const env = { FLANNELD_ETCD_PREFIX: "/env" };
+
+  test("flag, environment, file, default, and each origin is kept", () => {
+    const of = (sources: Parameters<typeof loadFrom>[0]) => {
+      const { config, origins } = loadFrom(sources);
+      return [config.store.etcd.prefix, origins.get("store.etcd.prefix")];
+    };
+    expect(of({ toml, env, argv: ["-etcd-prefix=/flag"] })).toEqual(["/flag", "flag -etcd-prefix"]);
+    expect(of({ toml, env })).toEqual(["/env", "env FLANNELD_ETCD_PREFIX"]);
+    expect(of({ toml })).toEqual(["/toml", "/c.toml:2"]);
+    expect(of({})).toEqual(["/coreos.com/network", "default"]);
+  });
+
+  test("our variable wins over flanneld's, an empty one counts as unset", () => {
+    const both = { ...env, FLANNEL_LITE_STORE_ETCD_PREFIX: "/own" };
+    expect(loadFrom({ env: both }).config.store.etcd.prefix).toBe("/own");
+    expect(loadFrom({ env: { ...both, FLANNEL_LITE_STORE_ETCD_PREFIX: "" } }).config.store.etcd.prefix).toBe(
+      "/env",
+    );
+  });
+
+  test("the last of a repeated flag wins, also between two flags for one option", () => {
+    expect(
+      loadFrom({ argv: ["-etcd-endpoints=http://a", "-etcd-endpoints=http://b"] }).config.store.etcd
+        .endpoints,
+    ).toEqual(["http://b"]);
+    const levels = (...argv: string[]) => loadFrom({ argv }).config.log.level;
+    expect([levels("-v=1", "-log-level=warn"), levels("-log-level=warn", "-v=1")]).toEqual(["warn", "debug"]);
+  });
+
+  test("list flags collect in order, commas stay, and the environment is not merged in", () => {
+    const { config } = loadFrom({
+      argv: ["-iface=eth1", "-v=1", "--iface", "10.0.0.1"],
+      env: { FLANNELD_IFACE: "eth9" },
+    });
+    expect(config.uplink.interface).toEqual(["eth1", parseIpAddress("10.0.0.1")]);
+    expect(loadFrom({ env: { FLANNELD_IFACE: "a,b" } }).config.uplink.interface).toEqual(["a,b"]);
+  });
+
+  test("an empty text unsets what has no default, and empties a list", () => {
+    const sources = { toml: '[uplink]\npublic_ip = "192.0.2.1"\ninterface = ["eth0"]\n' };
+    const { config, origins } = loadFrom({ ...sources, argv: ["-public-ip=", "-iface="] });
+    expect(config.uplink).toEqual({ interface: [], publicIp: undefined });
+    expect(origins.get("uplink.public_ip")).toBe("flag -public-ip");
+    expect(loadFrom({ toml: '[uplink]\npublic_ip = ""\n' }).config.uplink.publicIp).toBeUndefined();
+  });
+
+  test("values of the file arrive in domain types", () => {
+    const { config, origins } = loadFrom({
+      toml: `uplink.public_ip = "192.0.2.1"
+[datapath]
+allow_sources = [
+  "10.0.0.7/8", "2001:db8::1",
+]
+[network]
+network = "10.5.0.0/16"
+backend = { type = "vxlan", Port = 8472 }
+`,
+    });
+    expect(config.uplink.publicIp).toEqual(parseIpAddress("192.0.2.1"));
+    expect(config.datapath.allowSources).toEqual([parsePrefix("10.0.0.0/8"), parsePrefix("2001:db8::1/128")]);
+    expect(config.network).toEqual({ Network: "10.5.0.0/16", Backend: { type: "vxlan", Port: 8472 } });
+    expect([
+      origins.get("uplink.public_ip"),
+      origins.get("datapath.allow_sources"),
+      origins.get("network"),
+    ]).toEqual(["/c.toml:1", "/c.toml:3", "/c.toml:6"]);
+  });
+});
+
+describe("config: mistakes", () => {
+  const ofToml = (toml: string) => problemsFrom(configInput({ toml }));
+
+  test("all mistakes of a file come at once, with line, key, what stood there and what is allowed", () => {
+    const toml = `[uplink]
+intreface = ["eth0"]
+[store]
+renew_margin = 2000
+[datapath]
+strict = "maybe"
+`;
+    expect(ofToml(toml)).toEqual([
+      '/c.toml:2: uplink.intreface = ["eth0"]: unknown key; did you mean uplink.interface?',
+      "/c.toml:4: store.renew_margin = 2000: must be 1 to 1439 (minutes)",
+      '/c.toml:6: datapath.strict = "maybe": must be one of "overlay", "full", "off"',
+    ]);
+  });
+
+  const single: [string, string][] = [
+    ["[uplnk]", "1: uplnk = {}: unknown key; did you mean uplink?"],
+    ["uplink = 3", "1: uplink = 3: must be a table: interface, public_ip"],
+    ["[store.ectd]\nprefix = 1", "1: store.ectd = { prefix = 1 }: unknown key; did you mean store.etcd?"],
+    ["strict = 'off'", '1: strict = "off": unknown key; did you mean datapath.strict?'],
+    ["[host]\niface = 'e'", '2: host.iface = "e": unknown key; did you mean uplink.interface?'],
+    [
+      "[host]\nqqqqq = 1",
+      "2: host.qqqqq = 1: unknown key; [host] takes ip_forward, subnet_file, run_dir, state_dir",
+    ],
+    ["[host]\nip_forward = 1", "2: host.ip_forward = 1: must be true or false"],
+    ["[host]\nrun_dir = 'x/y'", '2: host.run_dir = "x/y": must be an absolute path'],
+    [
+      "[host]\nrun_dir = '/a\\\\0'\nstate_dir = \"/\\u0000\"",
+      '3: host.state_dir = "/\\u0000": must be an absolute path',
+    ],
+    [
+      "[log]\nlevel = 1979-05-27",
+      '2: log.level = "1979-05-27": must be one of "error", "warn", "info", "debug"',
+    ],
+    ["[store]\nrenew_margin = 60.5", "2: store.renew_margin = 60.5: must be 1 to 1439 (minutes)"],
+    ["[store]\nrenew_margin = nan", "2: store.renew_margin = nan: must be 1 to 1439 (minutes)"],
+    [
+      "[store]\ntype = 'kubernetes'",
+      '2: store.type = "kubernetes": comes with a later release; in this one it must be "etcd"',
+    ],
+    [
+      "[datapath]\nengine = 'dgram'",
+      '2: datapath.engine = "dgram": comes with a later release; in this one it must be one of "auto", "userspace", "kernel"',
+    ],
+    [
+      "[datapath]\non_stop = 'kernel'",
+      '2: datapath.on_stop = "kernel": comes with a later release; in this one it must be one of "keep", "remove"',
+    ],
+    [
+      "[datapath]\nallow_sources = [\n'10.0.0.0/8',\n'x']",
+      '4: datapath.allow_sources[1] = "x": must be a CIDR or an IP address',
+    ],
+    [
+      "[datapath]\nallow_sources = '::/0'",
+      '2: datapath.allow_sources = "::/0": must be a list, each a CIDR or an IP address',
+    ],
+    ["[uplink]\npublic_ip = '::1'", '2: uplink.public_ip = "::1": must be an IPv4 address'],
+    ["[uplink]\npublic_ip = '10.0.0.01'", '2: uplink.public_ip = "10.0.0.01": must be an IPv4 address'],
+    [
+      "[uplink]\ninterface = ['eth0/1']",
+      '2: uplink.interface[0] = "eth0/1": must be an interface name (at most 15 bytes) or an IP address',
+    ],
+    [
+      "[uplink]\ninterface = ['éééééééé']",
+      '2: uplink.interface[0] = "éééééééé": must be an interface name (at most 15 bytes) or an IP address',
+    ],
+    [
+      "[store.etcd]\nendpoints = []",
+      "2: store.etcd.endpoints = []: must be a list of at least 1, each an http:// or https:// URL of host and port only",
+    ],
+    [
+      "[store.etcd]\nendpoints = ['http://user:pw@h:1']",
+      '2: store.etcd.endpoints[0] = "http://<hidden>@h:1": must be an http:// or https:// URL of host and port only',
+    ],
+    [
+      "[store.etcd]\nprefix = '/a/../b'",
+      '2: store.etcd.prefix = "/a/../b": must be a key prefix such as "/coreos.com/network", without "." or ".." in it',
+    ],
+    [
+      "[store.etcd]\npassword = 's3cret'",
+      "2: store.etcd.password = <hidden>: a secret is not read from here; set FLANNEL_LITE_STORE_ETCD_PASSWORD or name a file with it",
+    ],
+    [
+      "[store.etcd]\npasswrd = 's3cret'",
+      "2: store.etcd.passwrd = <hidden>: unknown key; [store.etcd] takes endpoints, prefix, cafile, certfile, keyfile, username, password_file",
+    ],
+    [
+      "[network]\nNetwrk = '10.0.0.0/8'",
+      '2: network.Netwrk = "10.0.0.0/8": unknown key; did you mean Network?',
+    ],
+    ["[network]\nNetwork = 10", "2: network.Network = 10: must be a CIDR in quotes"],
+    [
+      "[network]\nNetwork='10.0.0.0/8'\nnetwork='10.0.0.0/8'",
+      '3: network.network = "10.0.0.0/8": Network is there twice, in different case',
+    ],
+    [
+      "[network]\nNetwork='10.0.0.0/8'\n[network.Backend]\nx = inf",
+      "3: network.Backend = { x = inf }: must be a table with Type and the backend's options",
+    ],
+    ["network = 'x'", `1: network = "x": must be a table with the keys of flannel's network JSON`],
+    ["[network]", "1: network = {}: please define a correct Network parameter in the flannel config"],
+    [
+      "__proto__ = 1",
+      "1: __proto__ = 1: unknown key; the top level takes uplink, store, network, datapath, host, log",
+    ],
+    ["[log]\nconstructor = 1", "2: log.constructor = 1: unknown key; [log] takes level, format"],
+  ];
+  test.each(single)("%j", (toml, problem) => {
+    expect(ofToml(toml)).toEqual([`/c.toml:${problem}`]);
+  });
+
+  test("an interface name may hold a comma but no colon, which ip would not find", () => {
+    expect(loadFrom({ argv: ["-iface=a,b"] }).config.uplink.interface).toEqual(["a,b"]);
+    expect(problemsFrom(configInput({ argv: ["-iface=eth0:1"] }))).toHaveLength(1);
+  });
+
+  test("no syntax: file, line, column and what stood there", () => {
+    expect(ofToml("[log]\nlevel = info # word\n")).toEqual([
+      '/c.toml:2:12: unexpected "o", in "level = info # word"',
+    ]);
+    expect(ofToml("[log]\nlevel = \n")).toEqual(['/c.toml:2:9: unexpected end of line, in "level ="']);
+    expect(ofToml("[store.etcd]\npassword = s3cret\n").join()).not.toContain("s3cret");
+  });
+
+  test("settings that are right one by one and wrong together", () => {
+    const of = (...argv: string[]) => problemsFrom(configInput({ argv }));
+    expect(of("-etcd-certfile=/c")).toEqual([
+      "store.etcd.certfile (flag -etcd-certfile) is set but store.etcd.keyfile is not",
+    ]);
+    expect(of("-etcd-keyfile=/k")).toEqual([
+      "store.etcd.keyfile (flag -etcd-keyfile) is set but store.etcd.certfile is not",
+    ]);
+    expect(of("-etcd-username=u")).toEqual([
+      "store.etcd.username (flag -etcd-username) is set but neither password nor password_file is",
+    ]);
+    expect(of("-etcd-password=p")).toEqual([
+      "store.etcd.password (flag -etcd-password) is set but store.etcd.username is not",
+    ]);
+    expect(of("-store-etcd-password-file=/p")).toEqual([
+      "store.etcd.password_file (flag -store-etcd-password-file) is set but store.etcd.username is not",
+    ]);
+    expect(of("-etcd-username=u", "-etcd-password=p", "-store-etcd-password-file=/p")).toEqual([
+      "store.etcd.password (flag -etcd-password) is set, and so is store.etcd.password_file: keep one",
+    ]);
+    expect(of("-etcd-endpoints=http://a,https://b")).toEqual([
+      "store.etcd.endpoints (flag -etcd-endpoints) mixes http and https",
+    ]);
+  });
+
+  test("flags, environment and file are all reported together, also what is overridden", () => {
+    const input = configInput({
+      toml: "[log]\nlevel = 'loud'\n",
+      env: {
+        FLANNELD_SUBNET_LEASE_RENEW_MARGIN: "x",
+        FLANNEL_LITE_LOG_LEVEL: "warn",
+        FLANNEL_LITE_HOST_IP_FORWARD: "maybe",
+      },
+      argv: [
+        "-subnet-lease-renew-margin=0",
+        "-host-ip-forward=maybe",
+        "-v=x",
+        "-iface=a/b",
+        "-iface=ok",
+        "stray",
+      ],
+    });
+    expect(problemsFrom(input)).toEqual([
+      'unexpected argument "stray"',
+      'invalid value "0" for flag -subnet-lease-renew-margin: must be 1 to 1439 (minutes)',
+      'invalid boolean value "maybe" for -host-ip-forward: parse error',
+      'invalid value "x" for flag -v: strconv.ParseInt: parsing "x": invalid syntax',
+      'invalid value "a/b" for flag -iface: must be an interface name (at most 15 bytes) or an IP address',
+      'invalid value "x" for FLANNELD_SUBNET_LEASE_RENEW_MARGIN: parse error',
+      'invalid boolean value "maybe" for FLANNEL_LITE_HOST_IP_FORWARD: parse error',
+      `/c.toml:2: log.level = "loud": must be one of "error", "warn", "info", "debug"`,
+    ]);
+  });
+
+  test("a network as JSON in a flag names the member at fault", () => {
+    const of = (text: string) => problemsFrom(configInput({ argv: [`-network=${text}`] }));
+    expect(of("{")).toEqual(['invalid value "{" for flag -network: not JSON']);
+    expect(of('{"SubnetLen":"24"}')).toEqual([
+      'invalid value "24" for flag -network: SubnetLen: must be a prefix length',
+    ]);
+    expect(of('{"constructor":null,"__proto__":1}')).toHaveLength(2);
+  });
+
+  test("a bad secret is not repeated", () => {
+    const problems = problemsFrom(
+      configInput({ env: { FLANNELD_ETCD_PASSWORD: "s3\ncret", FLANNELD_ETCD_USERNAME: "u" } }),
+    );
+    expect(problems).toEqual(["invalid value <hidden> for FLANNELD_ETCD_PASSWORD: must be a non-empty text"]);
+  });
+
+  test("beyond fifty problems the rest is counted", () => {
+    const problems = ofToml(Array.from({ length: 70 }, (_, at) => `zzzzzz${at} = 1`).join("\n"));
+    expect(problems).toHaveLength(51);
+    expect(problems.at(-1)).toBe("and 20 more");
+  });
+
+  test("unknown variables with our prefixes are warnings, others are nobody's business", () => {
+    const env = {
+      FLANNELD_ETCD_ENDPOINT: "x",
+      FLANNELD_IP_MASQ: "true",
+      FLANNEL_LITE_QQQQQQQQQQQQ: "1",
+      "FLANNEL_LITE_\n": "1",
+      FLANNELD_EMPTY: "",
+      FLANNEL_OTHER: "1",
+      PATH: "/bin",
+    };
+    expect(loadFrom({ env }).warnings).toEqual([
+      "FLANNELD_ETCD_ENDPOINT has no effect: no such option; did you mean FLANNELD_ETCD_ENDPOINTS?",
+      "FLANNELD_IP_MASQ has no effect: flanneld has this option, this release does not",
+      '"FLANNEL_LITE_\\n" has no effect: no such option',
+      "FLANNEL_LITE_QQQQQQQQQQQQ has no effect: no such option",
+    ]);
+  });
+});
+
+describe("config: the file", () => {
+  const directory = mkdtempSync(join(tmpdir(), "fl-config-"));
+  process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+  const put = (name: string, content: string | Uint8Array): string => {
+    const path = join(directory, name);
+    writeFileSync(path, content);
+    return path;
+  };
+  const load = (path: string) => loadConfig({ argv: ["-config", path], env: {} });
+  const problem = (path: string) => problemsFrom({ argv: ["-config", path], env: {} });
+
+  test("a real file is read, also through a link, and named in the origins", () => {
+    const path = put("ok.toml", '[log]\nformat = "json"\n');
+    expect(load(path)).toMatchObject({ file: path, config: { log: { format: "json" } } });
+    expect(load(path).origins.get("log.format")).toBe(`${path}:2`);
+    symlinkSync(path, join(directory, "link.toml"));
+    expect(load(join(directory, "link.toml")).config.log.format).toBe("json");
+    expect(load(put("empty.toml", "")).config.log.format).toBe("text");
+  });
+
+  test("the variable names the file where the flag does not", () => {
+    const path = put("env.toml", "[log]\nformat = 'json'\n");
+    expect(loadConfig({ argv: [], env: { FLANNEL_LITE_CONFIG: path } }).file).toBe(path);
+    expect(
+      loadConfig({ argv: ["-config", put("e.toml", "")], env: { FLANNEL_LITE_CONFIG: path } }).config.log
+        .format,
+    ).toBe("text");
+  });
+
+  test("one that is named must exist, the default one need not", () => {
+    const path = join(directory, "none.toml");
+    expect(problem(path)).toEqual([`${path}: no such file`]);
+    const asked: string[] = [];
+    const readFile = (name: string) => {
+      asked.push(name);
+      throw Object.assign(new Error(), { code: "ENOENT" });
+    };
+    expect(loadConfig({ argv: [], env: {}, readFile }).file).toBeUndefined();
+    expect(asked).toEqual(["/etc/flannel/config.toml"]);
+  });
+
+  test("the default one that cannot be read is a mistake", () => {
+    const readFile = () => {
+      throw Object.assign(new Error("EACCES"), { code: "EACCES" });
+    };
+    expect(problemsFrom({ argv: [], env: {}, readFile })).toEqual([
+      "/etc/flannel/config.toml: cannot be read: permission denied",
+    ]);
+  });
+
+  test("a directory, a device, other encodings and more than 1 MiB are refused in words", () => {
+    mkdirSync(join(directory, "d.toml"));
+    expect(problem(join(directory, "d.toml"))).toEqual([
+      `${join(directory, "d.toml")}: is a directory, not a file`,
+    ]);
+    expect(problem("/dev/zero")).toEqual(["/dev/zero: cannot be read: is not a regular file"]);
+    const latin = put("latin.toml", new Uint8Array([0x23, 0x0a, 0x23, 0xe9, 0x0a]));
+    expect(problem(latin)).toEqual([`${latin}:2: not UTF-8 text`]);
+    const cut = put("cut.toml", new Uint8Array([0x23, 0xc3]));
+    expect(problem(cut)).toEqual([`${cut}:1: not UTF-8 text`]);
+    const huge = put("huge.toml", "#".repeat((1 << 20) + 1));
+    expect(problem(huge)).toEqual([`${huge}: larger than 1048576 bytes`]);
+    expect(load(put("full.toml", "#".repeat(1 << 20))).config.log.format).toBe("text");
+  });
+});
+
+describe("config: the command line around it", () => {
+  test("help and version are found without loading anything", () => {
+    expect(askedFor(["-v=1", "-h"])).toBe("help");
+    expect(askedFor(["-nonsense", "--help"])).toBe("help");
+    expect(askedFor(["--version"])).toBe("version");
+    expect(askedFor(["-version=false"])).toBeUndefined();
+    expect(askedFor(["-iface", "-h"])).toBeUndefined();
+    expect(askedFor(["-nodes", "-h"], [{ name: "nodes", isBool: false, doc: "" }])).toBeUndefined();
+  });
+
+  test("a command's own flags come back as text", () => {
+    const commandFlags = [
+      { name: "json", isBool: true, doc: "" },
+      { name: "nodes", isBool: false, doc: "" },
+    ];
+    const { commandFlags: given } = loadConfig({
+      ...configInput({ argv: ["-json=T", "--nodes", "3", "-v=1"] }),
+      commandFlags,
+    });
+    expect([...given]).toEqual([
+      ["json", "true"],
+      ["nodes", "3"],
+    ]);
+    expect(problemsFrom({ ...configInput({ argv: ["-json=x"] }), commandFlags })).toEqual([
+      'invalid boolean value "x" for -json: parse error',
+    ]);
+    expect(problemsFrom(configInput({ argv: ["-json"] }))).toEqual(["flag provided but not defined: -json"]);
+  });
+});
+
+describe("config: hostile input", () => {
+  const words = [
+    ...settings.flatMap(({ keys }) => keys),
+    ...[
+      "[",
+      "]",
+      "{",
+      "}",
+      "=",
+      ".",
+      ",",
+      "\n",
+      "\n",
+      "\n[",
+      "]\n",
+      '"',
+      "'",
+      '"""',
+      "#",
+      "-1",
+      "0x7f",
+      "nan",
+      "true",
+    ],
+    ...[
+      "1979-05-27",
+      '"10.0.0.0/8"',
+      '"vxlan"',
+      "Network",
+      "Backend",
+      "__proto__",
+      "constructor",
+      "\u0000",
+      "é",
+      "\\u",
+    ],
+  ];
+  const onlyProblems = (sources: Parameters<typeof configInput>[0]): boolean => {
+    try {
+      loadFrom(sources);
+      return true;
+    } catch {
+      return problemsFrom(configInput(sources)).length === 0;
+    }
+  };
+
+  test("random words as a file give a config or a list of problems, nothing else", () => {
+    const random = seededRandom(11);
+    for (let round = 0; round < 3000; round++) {
+      const toml = Array.from({ length: random.below(30) }, () => words[random.below(words.length)]).join(
+        random.pick(["", " "]),
+      );
+      onlyProblems({ toml });
+    }
+  });
+
+  test("random values under every key are taken or refused, and the rest of the file with them", () => {
+    const random = seededRandom(12);
+    const values = [
+      '""',
+      '"x"',
+      "-1",
+      "0",
+      "60",
+      "1.5",
+      "inf",
+      "true",
+      "[]",
+      "[[]]",
+      "{}",
+      "{a=1}",
+      '["x", 1]',
+      "07:32:00",
+    ];
+    let taken = 0;
+    for (let round = 0; round < 2000; round++) {
+      const setting = settings[random.below(settings.length)];
+      const toml = `${setting?.path} = ${values[random.below(values.length)]}\n`;
+      if (onlyProblems({ toml })) taken++;
+    }
+    expect(taken).toBeGreaterThan(50);
+  });
+
+  test("random command lines and variables likewise", () => {
+    const random = seededRandom(13);
+    const names = [...spellings.map(({ name }) => name), "config", "version", "x", "", "-"];
+    const texts = [
+      "",
+      "-",
+      "--",
+      "1",
+      "true",
+      "/a",
+      "{}",
+      '{"a":{}}',
+      "[1]",
+      "null",
+      "\u0000",
+      "10.0.0.1",
+      "é".repeat(99),
+      ",",
+    ];
+    for (let round = 0; round < 3000; round++) {
+      const text = () => texts[random.below(texts.length)] ?? "";
+      const name = () => names[random.below(names.length)] ?? "";
+      const argv = Array.from({ length: random.below(6) }, () =>
+        random.pick([`-${name()}=${text()}`, `--${name()}`, text()]),
+      );
+      const env = { [`FLANNELD_${name().toUpperCase().replaceAll("-", "_")}`]: text() };
+      onlyProblems({ argv, env });
+    }
+  });
+
+  test("the largest and the deepest file are answered", () => {
+    for (const toml of [
+      `a${".a".repeat(500_000)} = 1`,
+      `[network]\nBackend${".a".repeat(500_000)} = 1`,
+      `[network]\nBackend = ${"[".repeat(32)}${"]".repeat(32)}`,
+      `[datapath]\nallow_sources = [${'"x",'.repeat(200_000)}]`,
+      "k = 1\n".repeat(100_000),
+      `[${"a.".repeat(250_000)}b]\n${Array.from({ length: 20_000 }, (_, at) => `k${at}=1`).join("\n")}`,
+    ]) {
+      const problems = problemsFrom(configInput({ toml: toml.slice(0, 1 << 20) }));
+      expect(problems.join("\n").length).toBeLessThan(50_000);
+    }
+  }, 30_000);
+});
