@@ -1,0 +1,131 @@
+import { FlannelError } from "../../base/error.ts";
+import type { Lease, LeaseChange, LeaseUpdate } from "../../lease/lease.ts";
+import { type EtcdContext, type LeaseEntry, leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
+import type { WatchEvent } from "./wire.ts";
+
+/** Between two tries to reach etcd: doubling from here to the maximum, each shortened by up to half. */
+const backoffMs = 100;
+const backoffMsMax = 5_000;
+
+/** While etcd stays away, the log says so again after this long. */
+const reminderMs = 60_000;
+
+/**
+ * Watches all leases as Store says. A put that cannot be read changes nothing: its key keeps the last lease
+ * that could be read, through snapshots too, until it is deleted or readable again.
+ */
+export async function* watchLeases(context: EtcdContext, stop: AbortSignal): AsyncGenerator<LeaseUpdate> {
+  const { client, layout, clock, random } = context;
+  const trouble = createTrouble(context);
+  const reader = createReader(context);
+  /** Where the next connection goes on; undefined when everything must be read again. */
+  let next: bigint | undefined;
+  let waitMs = backoffMs;
+  while (!stop.aborted) {
+    const connectedAt = clock.now().getTime();
+    try {
+      if (next === undefined) {
+        const snapshot = await reader.snapshot(stop);
+        next = snapshot.next;
+        trouble.over();
+        yield snapshot.update;
+      }
+      for await (const message of client.watch(layout.subnets, next, stop)) {
+        trouble.over();
+        if (message.kind === "gap") {
+          context.log.info("reading all leases again", { reason: message.reason });
+          // A token made before the users changed shows as a cancelled watch.
+          client.gateway.forgetToken();
+          next = undefined;
+          break;
+        }
+        if (message.kind === "open") continue;
+        const changes = message.kind === "events" ? await reader.changes(message.events, stop) : [];
+        next = message.next;
+        if (changes.length > 0) yield { kind: "changes", changes };
+      }
+    } catch (error) {
+      if (stop.aborted) return;
+      if (!(error instanceof FlannelError)) throw error;
+      if (error.code === "store/closed") return;
+      trouble.met(error);
+    }
+    if (clock.now().getTime() - connectedAt > backoffMsMax) waitMs = backoffMs;
+    await clock.sleep(waitMs * (1 - random() / 2), stop);
+    waitMs = Math.min(waitMs * 2, backoffMsMax);
+  }
+}
+
+/** Turns what etcd tells into updates, remembering the last readable lease of every key. */
+function createReader(context: EtcdContext) {
+  const { client, layout, log } = context;
+  let known = new Map<string, Lease>();
+  let clusterId: string | undefined;
+  return {
+    async snapshot(stop: AbortSignal): Promise<{ update: LeaseUpdate; next: bigint }> {
+      const answer = await client.list(layout.subnets, stop);
+      if (clusterId !== undefined && clusterId !== answer.clusterId) {
+        log.warn("another etcd cluster answers", { before: clusterId, now: answer.clusterId });
+      }
+      clusterId = answer.clusterId;
+      const entries = answer.entries
+        .map((entry) => parseLeaseEntry(context, entry))
+        .filter((entry) => entry !== undefined);
+      const expiryOf = await readExpiries(context, entries, stop);
+      const current = new Map<string, Lease>();
+      for (const entry of entries) {
+        const lease = leaseOf(entry, expiryOf(entry)) ?? known.get(entry.key);
+        if (lease !== undefined) current.set(entry.key, lease);
+      }
+      known = current;
+      return { update: { kind: "snapshot", leases: [...current.values()] }, next: answer.revision + 1n };
+    },
+
+    async changes(events: readonly WatchEvent[], stop: AbortSignal): Promise<LeaseChange[]> {
+      const entries = events.map((event) => {
+        return event.kind === "put" ? parseLeaseEntry(context, event.entry) : undefined;
+      });
+      const expiryOf = await readExpiries(context, entries.filter(isReadable), stop);
+      const changes: LeaseChange[] = [];
+      events.forEach((event, at) => {
+        const entry = entries[at];
+        if (event.kind === "delete") {
+          const gone = known.get(event.key);
+          if (gone !== undefined) changes.push({ kind: "delete", subnets: gone.subnets });
+          known.delete(event.key);
+        } else if (entry !== undefined) {
+          const lease = leaseOf(entry, expiryOf(entry));
+          if (lease === undefined) return;
+          known.set(entry.key, lease);
+          changes.push({ kind: "put", lease });
+        }
+      });
+      return changes;
+    },
+  };
+}
+
+function isReadable(entry: LeaseEntry | undefined): entry is LeaseEntry {
+  return entry?.attributes !== undefined;
+}
+
+/** Says when etcd is lost, once a minute while it stays so, and when it is back. */
+function createTrouble({ log, clock }: EtcdContext) {
+  let sinceMs: number | undefined;
+  let saidMs = 0;
+  return {
+    met(error: FlannelError) {
+      const nowMs = clock.now().getTime();
+      if (sinceMs !== undefined && nowMs - saidMs < reminderMs) return;
+      sinceMs ??= nowMs;
+      saidMs = nowMs;
+      const { code, message, fields, remedy } = error;
+      log.warn("etcd is lost; leases are kept as they were", { ...fields, code, error: message, remedy });
+    },
+    over() {
+      if (sinceMs === undefined) return;
+      log.info("etcd is back", { lostMs: clock.now().getTime() - sinceMs });
+      sinceMs = undefined;
+    },
+  };
+}

@@ -1,0 +1,262 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { systemClock } from "../../src/base/clock.ts";
+import { silentLog } from "../../src/base/log.ts";
+import { parseNetworkConfig } from "../../src/config/network.ts";
+import { leaseKey } from "../../src/lease/lease.ts";
+import { type EtcdStoreOptions, openEtcdStore } from "../../src/store/etcd/store.ts";
+import type { Store } from "../../src/store/store.ts";
+import { type Etcd, freePorts, startEtcd } from "../support/etcd.ts";
+import { recordingLog } from "../support/recording-log.ts";
+import { openTcpProxy } from "../support/tcp-proxy.ts";
+import { acquired, follow, never, requestFor, storeContract, updateText, valueOf } from "./store.ts";
+
+let etcd: Etcd;
+let worlds = 0;
+
+beforeAll(async () => {
+  etcd = await startEtcd();
+});
+
+afterAll(async () => {
+  await etcd?.[Symbol.asyncDispose]();
+});
+
+function storeOn(at: Etcd, prefix: string, more: Partial<EtcdStoreOptions> = {}): Store {
+  return openEtcdStore({ endpoints: [at.endpoint], prefix, log: silentLog, clock: systemClock, ...more });
+}
+
+function freshPrefix(): string {
+  return `/test/${worlds++}/network`;
+}
+
+storeContract("etcd", async () => {
+  const prefix = freshPrefix();
+  const key = (subnet: string) => `${prefix}/subnets/${subnet}`;
+  const opened: Store[] = [];
+  return {
+    open(options = {}) {
+      const store = storeOn(etcd, prefix, options);
+      opened.push(store);
+      return store;
+    },
+    putConfig: (document) => etcd.put(`${prefix}/config`, document),
+    put: (subnet, value, ttlSeconds) => etcd.put(key(subnet), value, ttlSeconds),
+    delete: (subnet) => etcd.delete(key(subnet)),
+    async get(subnet) {
+      const found = await etcd.get(key(subnet));
+      return found === undefined ? undefined : { value: found.value, lapses: found.lease !== "0" };
+    },
+    async putGarbage() {
+      await etcd.put(key("notes"), "not a lease");
+      await etcd.put(key("10.3.300.0-24"), valueOf("192.0.2.9"));
+      await etcd.put(key("10.3.201.7-24"), valueOf("192.0.2.9"));
+      await etcd.put(key("x10.3.202.0-24"), valueOf("192.0.2.9"));
+      await etcd.put(key("10.3.203.0-24"), "null");
+      await etcd.put(key("10.3.204.0-24"), `{"PublicIP":"${"1".repeat(100_000)}"}`);
+      await etcd.put(key("10.3.205.0-24"), `${"[".repeat(20_000)}`);
+      await etcd.put(key("10.3.206.0-24"), '{"PublicIP":"2001:db8::1"}');
+      await etcd.put(`${prefix}/subnets-of-somebody/10.3.207.0-24`, valueOf("192.0.2.9"));
+      await etcd.put(`${prefix}/subnets/../../\u0000\n`, "");
+    },
+    async [Symbol.asyncDispose]() {
+      for (const store of opened) await store[Symbol.asyncDispose]();
+    },
+  };
+});
+
+test("etcd: what happened behind the compaction shows in a fresh snapshot, changed attributes too", async () => {
+  const prefix = freshPrefix();
+  const put = (subnet: string, publicIp: string) =>
+    etcd.put(`${prefix}/subnets/${subnet}`, valueOf(publicIp));
+  await put("10.3.5.0-24", "192.0.2.5");
+  await put("10.3.6.0-24", "192.0.2.6");
+  await put("10.3.7.0-24", "192.0.2.7");
+  await using proxy = await openTcpProxy(etcd.endpoint);
+  await using store = storeOn(etcd, prefix, { endpoints: [`http://${proxy.address}`] });
+  await using watch = follow(store);
+  expect(updateText(await watch.next())).toBe("snapshot 10.3.5.0-24 10.3.6.0-24 10.3.7.0-24");
+  const next = watch.next();
+  proxy.cut();
+  await put("10.3.5.0-24", "192.0.2.55");
+  await etcd.delete(`${prefix}/subnets/10.3.6.0-24`);
+  await etcd.put(`${prefix}/subnets/10.3.7.0-24`, "{unreadable");
+  await put("10.3.8.0-24", "192.0.2.8");
+  await etcd.compact();
+  proxy.heal();
+  const update = await next;
+  expect(updateText(update)).toBe("snapshot 10.3.5.0-24 10.3.7.0-24 10.3.8.0-24");
+  const leases = update.kind === "snapshot" ? update.leases : [];
+  expect(leases.map(({ attributes }) => `${attributes.publicIp}`).sort()).toEqual(
+    ["192.0.2.55", "192.0.2.7", "192.0.2.8"].sort(),
+  );
+  await put("10.3.9.0-24", "192.0.2.9");
+  expect(updateText(await watch.next())).toBe("+10.3.9.0-24");
+});
+
+test("etcd: compacting while a watch is connected disturbs it in nothing", async () => {
+  const prefix = freshPrefix();
+  await etcd.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
+  await using store = storeOn(etcd, prefix);
+  await using watch = follow(store);
+  expect(updateText(await watch.next())).toBe("snapshot 10.3.5.0-24");
+  await etcd.put(`${prefix}/subnets/10.3.6.0-24`, valueOf("192.0.2.6"));
+  expect(updateText(await watch.next())).toBe("+10.3.6.0-24");
+  await etcd.compact();
+  await etcd.put(`${prefix}/subnets/10.3.7.0-24`, valueOf("192.0.2.7"));
+  expect(updateText(await watch.next())).toBe("+10.3.7.0-24");
+});
+
+test("etcd: killed and restarted, no event is lost, and the log says so once each way", async () => {
+  await using own = await startEtcd();
+  const prefix = freshPrefix();
+  const log = recordingLog();
+  await using store = storeOn(own, prefix, { log });
+  await using watch = follow(store);
+  expect(updateText(await watch.next())).toBe("snapshot");
+  for (let round = 1; round <= 3; round++) {
+    const key = `10.3.${round}.0-24`;
+    const next = watch.next();
+    await own.kill();
+    await own.start();
+    await own.put(`${prefix}/subnets/${key}`, valueOf(`192.0.2.${round}`));
+    expect(updateText(await next)).toBe(`+${key}`);
+  }
+  const lost = log.messages.filter((message) => message.startsWith("etcd is lost"));
+  const back = log.messages.filter((message) => message === "etcd is back");
+  expect(lost.length).toBe(back.length);
+  expect(lost.length).toBeLessThanOrEqual(3);
+}, 60_000);
+
+test("etcd: a server that keeps its connections and says nothing is noticed, and nothing is lost", async () => {
+  await using own = await startEtcd();
+  const prefix = freshPrefix();
+  const log = recordingLog();
+  await using store = storeOn(own, prefix, { log, probeMs: 50, callMsMax: 300 });
+  await using watch = follow(store);
+  expect(updateText(await watch.next())).toBe("snapshot");
+  const next = watch.next();
+  own.pause();
+  await log.seen("etcd is lost");
+  await expect(store.list(never)).rejects.toMatchObject({ code: "store/unreachable", retryable: true });
+  own.resume();
+  await own.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
+  expect(updateText(await next)).toBe("+10.3.5.0-24");
+}, 60_000);
+
+test("etcd: a store that was wiped gives a fresh snapshot instead of silence", async () => {
+  await using own = await startEtcd();
+  const prefix = freshPrefix();
+  for (let at = 1; at <= 20; at++) {
+    await own.put(`${prefix}/subnets/10.3.${at}.0-24`, valueOf(`192.0.2.${at}`));
+  }
+  await using store = storeOn(own, prefix);
+  await using watch = follow(store);
+  await watch.next();
+  const next = watch.next();
+  await own.kill();
+  await own.start({ wiped: true });
+  expect(updateText(await next)).toBe("snapshot");
+  await own.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
+  expect(updateText(await watch.next())).toContain("10.3.5.0-24");
+}, 60_000);
+
+test("etcd: with one endpoint of three dead, then another, calls and watch go on", async () => {
+  const prefix = freshPrefix();
+  const [closed = 0] = freePorts(1);
+  await using first = await openTcpProxy(etcd.endpoint);
+  const endpoints = [`http://127.0.0.1:${closed}`, `http://${first.address}`, etcd.endpoint];
+  await using store = storeOn(etcd, prefix, { endpoints });
+  const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+  expect(first.connections).toBeGreaterThan(0);
+  await using watch = follow(store);
+  await watch.next();
+  const next = watch.next();
+  first.cut();
+  await etcd.put(`${prefix}/subnets/10.4.5.0-24`, valueOf("192.0.2.5"));
+  expect(updateText(await next)).toBe("+10.4.5.0-24");
+  expect(await store.renew(lease, never)).toMatchObject({ kind: "renewed" });
+});
+
+test("etcd: when the answer to a write is lost, the lease is ours all the same and lives", async () => {
+  const prefix = freshPrefix();
+  await using proxy = await openTcpProxy(etcd.endpoint);
+  const endpoints = [`http://${proxy.address}`, etcd.endpoint];
+  await using store = storeOn(etcd, prefix, { endpoints });
+  proxy.loseAnswerTo("/v3/kv/txn");
+  const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+  const key = `${prefix}/subnets/${leaseKey(lease.subnets)}`;
+  const written = await etcd.get(key);
+  expect(written).toMatchObject({ value: valueOf("192.0.2.1") });
+  expect(written?.lease).not.toBe("0");
+
+  await using renewing = storeOn(etcd, prefix, { endpoints });
+  proxy.loseAnswerTo("/v3/kv/txn");
+  expect(await renewing.renew(lease, never)).toMatchObject({ kind: "renewed" });
+  const renewed = await etcd.get(key);
+  expect(renewed?.lease).not.toBe("0");
+  expect(renewed?.lease).not.toBe(written?.lease);
+});
+
+test("etcd: renewing moves the key to a new etcd lease and ends the old one, unless others hang on it", async () => {
+  const prefix = freshPrefix();
+  await using store = storeOn(etcd, prefix);
+  const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+  const key = `${prefix}/subnets/${leaseKey(lease.subnets)}`;
+  const leaseIdOf = async () => (await etcd.get(key))?.lease ?? "0";
+  const ttlOf = async (ID: string) => (await etcd.call("/v3/lease/timetolive", { ID }))["TTL"];
+  const first = await leaseIdOf();
+  await store.renew(lease, never);
+  const second = await leaseIdOf();
+  expect(second).not.toBe(first);
+  expect(await ttlOf(first)).toBe("-1");
+  const shared = Buffer.from(`${prefix}/nodes/192.0.2.1`).toString("base64");
+  await etcd.call("/v3/kv/put", { key: shared, value: "", lease: second });
+  await store.renew(lease, never);
+  expect(await leaseIdOf()).not.toBe(second);
+  expect(await ttlOf(second)).not.toBe("-1");
+  expect(await etcd.get(`${prefix}/nodes/192.0.2.1`)).toBeDefined();
+});
+
+test("etcd: a node that reserved its lease by taking the term away keeps it so when it renews", async () => {
+  const prefix = freshPrefix();
+  await using store = storeOn(etcd, prefix);
+  const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+  await etcd.put(`${prefix}/subnets/${leaseKey(lease.subnets)}`, valueOf("192.0.2.1", "c6:d2:32:6f:8f:44"));
+  expect(await store.renew(lease, never)).toMatchObject({ lease: { expiresAt: undefined } });
+});
+
+test("etcd: five thousand leases are listed, and allocation finds the one free subnet", async () => {
+  await using own = await startEtcd();
+  const prefix = "/many";
+  const key = (at: number) => `${prefix}/subnets/10.${at >> 8}.${at & 255}.0-24`;
+  const from = 256;
+  const count = 5_000;
+  const free = from + 3_333;
+  const puts = Array.from({ length: count }, (_, at) => from + at)
+    .filter((at) => at !== free)
+    .map((at) => ({
+      request_put: {
+        key: Buffer.from(key(at)).toString("base64"),
+        value: Buffer.from(valueOf(`172.16.${at >> 8}.${at & 255}`)).toString("base64"),
+      },
+    }));
+  for (let at = 0; at < puts.length; at += 100) {
+    await own.call("/v3/kv/txn", { success: puts.slice(at, at + 100) });
+  }
+  await using store = storeOn(own, prefix);
+  expect((await store.list(never)).length).toBe(count - 1);
+  const document = `{"Network":"10.0.0.0/8","SubnetMin":"10.1.0.0","SubnetMax":"10.${(from + count - 1) >> 8}.${(from + count - 1) & 255}.0"}`;
+  const request = requestFor("192.0.2.1", { network: parseNetworkConfig(document) });
+  const lease = acquired(await store.acquire(request, never));
+  expect(`${lease.subnets.ipv4}`).toBe(`10.${free >> 8}.${free & 255}.0/24`);
+}, 60_000);
+
+test("etcd: a closed store ends its watch quietly and refuses calls", async () => {
+  const store = storeOn(etcd, freshPrefix());
+  await using watch = follow(store);
+  await watch.next();
+  const waiting = watch.updates.next();
+  await store[Symbol.asyncDispose]();
+  expect(await waiting).toEqual({ done: true, value: undefined });
+  await expect(store.list(never)).rejects.toMatchObject({ code: "store/closed" });
+});

@@ -1,0 +1,378 @@
+import { expect, test } from "bun:test";
+import { type NetworkConfig, parseNetworkConfig } from "../../src/config/network.ts";
+import type { Lease, LeaseAttributes, LeaseUpdate } from "../../src/lease/lease.ts";
+import { leaseKey } from "../../src/lease/lease.ts";
+import { parseIpAddress } from "../../src/net/address.ts";
+import { parsePrefix } from "../../src/net/prefix.ts";
+import type { AcquireRequest, AcquireResult, Store } from "../../src/store/store.ts";
+
+/** A network in the store under test that nothing else uses, and a hand beside the store to reach into it. */
+export interface StoreWorld extends AsyncDisposable {
+  /** Another store on the same network, closed with the world. */
+  open(options?: { ttlSeconds?: number }): Store;
+  putConfig(document: string): Promise<void>;
+  /** A lease as a stock node or an operator writes it; without a term it is a reservation. */
+  put(subnet: string, value: string, ttlSeconds?: number): Promise<void>;
+  delete(subnet: string): Promise<void>;
+  /** What stands there for a subnet: the raw value, and whether it lapses. */
+  get(subnet: string): Promise<{ value: string; lapses: boolean } | undefined>;
+  /** Where leases are kept, something that is none. */
+  putGarbage(): Promise<void>;
+}
+
+export const network: NetworkConfig = parseNetworkConfig('{"Network":"10.3.0.0/16"}');
+export const never = new AbortController().signal;
+
+/** What a vxlan node publishes. */
+export function attributesOf(publicIp: string, mac = "c6:d2:32:6f:8f:44"): LeaseAttributes {
+  return {
+    publicIp: parseIpAddress(publicIp),
+    backendType: "vxlan",
+    backendData: { VNI: 1, VtepMAC: mac },
+  };
+}
+
+export function valueOf(publicIp: string, mac = "c6:d2:32:6f:8f:44"): string {
+  return `{"PublicIP":"${publicIp}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"${mac}"}}`;
+}
+
+export function requestFor(publicIp: string, more: Partial<AcquireRequest> = {}): AcquireRequest {
+  const attributes = attributesOf(publicIp);
+  return {
+    network,
+    attributes: () => attributes,
+    publicIp: attributes.publicIp,
+    previous: undefined,
+    ...more,
+  };
+}
+
+export function acquired(result: AcquireResult): Lease {
+  if (result.kind !== "acquired") throw new Error(`not acquired: ${result.kind}`);
+  return result.lease;
+}
+
+/** The updates of a watch, one by one; stops the watch when the test ends. */
+export function follow(store: Store) {
+  const abort = new AbortController();
+  const updates = store.watch(abort.signal)[Symbol.asyncIterator]();
+  return {
+    async next(): Promise<LeaseUpdate> {
+      const { value, done } = await updates.next();
+      if (done === true) throw new Error("the watch ended");
+      return value as LeaseUpdate;
+    },
+    /** Updates until `wanted` is true of one, as text. */
+    async until(wanted: (text: string) => boolean): Promise<string[]> {
+      const seen: string[] = [];
+      for (;;) {
+        const text = updateText(await this.next());
+        seen.push(text);
+        if (wanted(text)) return seen;
+      }
+    },
+    updates,
+    stop: () => abort.abort(),
+    [Symbol.asyncDispose]: async () => {
+      abort.abort();
+      await updates.return?.(undefined);
+    },
+  };
+}
+
+/** `snapshot a b` or `+a -b`, a lease being its key. */
+export function updateText(update: LeaseUpdate): string {
+  if (update.kind === "snapshot") {
+    return ["snapshot", ...update.leases.map((lease) => leaseKey(lease.subnets)).sort()].join(" ");
+  }
+  return update.changes
+    .map((change) =>
+      change.kind === "put" ? `+${leaseKey(change.lease.subnets)}` : `-${leaseKey(change.subnets)}`,
+    )
+    .join(" ");
+}
+
+/** What every Store promises. `world` makes a fresh network. */
+export function storeContract(name: string, world: () => Promise<StoreWorld>): void {
+  const property = (text: string, body: (world: StoreWorld) => Promise<void>, msMax = 20_000) =>
+    test(
+      `${name}: ${text}`,
+      async () => {
+        await using fresh = await world();
+        await body(fresh);
+      },
+      msMax,
+    );
+
+  property("the network configuration is absent, then given verbatim", async (world) => {
+    const store = world.open();
+    expect(await store.readNetworkConfig(never)).toBeUndefined();
+    const document = '{ "Network": "10.3.0.0/16",\n  "Backend": {"Type": "vxlan"} }\n';
+    await world.putConfig(document);
+    expect(await store.readNetworkConfig(never)).toBe(document);
+  });
+
+  property("a network configuration is published only where there is none", async (world) => {
+    const store = world.open();
+    expect(await store.createNetworkConfig('{"Network":"10.3.0.0/16"}', never)).toBe(true);
+    expect(await store.createNetworkConfig('{"Network":"10.9.0.0/16"}', never)).toBe(false);
+    expect(await store.readNetworkConfig(never)).toBe('{"Network":"10.3.0.0/16"}');
+  });
+
+  property("a lease is one key with flannel's exact value, a term, and gone after release", async (world) => {
+    const store = world.open();
+    const publicIp = parseIpAddress("1.2.3.4");
+    const request = requestFor("1.2.3.4", {
+      attributes: () => ({ publicIp, backendType: "" }),
+      network: parseNetworkConfig('{"Network":"10.1.0.0/16","SubnetMin":"10.1.5.0","SubnetMax":"10.1.5.0"}'),
+    });
+    const lease = acquired(await store.acquire(request, never));
+    expect(leaseKey(lease.subnets)).toBe("10.1.5.0-24");
+    expect(await world.get("10.1.5.0-24")).toEqual({
+      value: '{"PublicIP":"1.2.3.4","PublicIPv6":null}',
+      lapses: true,
+    });
+    expect(lease.expiresAt?.getTime()).toBeGreaterThan(Date.now());
+    const listed = await store.list(never);
+    expect(listed.map(({ subnets, attributes }) => ({ subnets, attributes }))).toEqual([
+      { subnets: lease.subnets, attributes: lease.attributes },
+    ]);
+    await store.release(lease, never);
+    expect(await world.get("10.1.5.0-24")).toBeUndefined();
+    await store.release(lease, never);
+  });
+
+  property(
+    "acquiring twice gives the same subnet, and the lease that stands there is shown",
+    async (world) => {
+      const first = acquired(await world.open().acquire(requestFor("192.0.2.1"), never));
+      let existing: Lease | undefined;
+      const attributes = (found: Lease | undefined) => {
+        existing = found;
+        return attributesOf("192.0.2.1", "02:00:00:00:00:09");
+      };
+      const again = await world.open().acquire(requestFor("192.0.2.1", { attributes }), never);
+      expect(again).toMatchObject({ kind: "acquired", how: "own", lease: { subnets: first.subnets } });
+      expect(existing).toMatchObject({ subnets: first.subnets, attributes: first.attributes });
+      expect((await world.get(leaseKey(first.subnets)))?.value).toBe(
+        valueOf("192.0.2.1", "02:00:00:00:00:09"),
+      );
+    },
+  );
+
+  property(
+    "the previous subnet is taken again while it is free, in range and of the right length",
+    async (world) => {
+      const store = world.open();
+      const ask = async (publicIp: string, previous: string) =>
+        await store.acquire(requestFor(publicIp, { previous: { ipv4: parsePrefix(previous) } }), never);
+      const free = await ask("192.0.2.1", "10.3.6.0/24");
+      expect(free).toMatchObject({
+        how: "previous",
+        lease: { subnets: { ipv4: parsePrefix("10.3.6.0/24") } },
+      });
+      for (const [at, unusable] of ["10.4.1.0/24", "10.3.6.0/24", "10.3.7.0/25", "10.3.0.0/24"].entries()) {
+        const result = await ask(`192.0.2.${at + 10}`, unusable);
+        expect(result).toMatchObject({ kind: "acquired", how: "allocated" });
+        expect(`${acquired(result).subnets.ipv4}`).not.toBe(unusable);
+      }
+    },
+  );
+
+  property("a changed network gives a subnet of the new range and the old lease back", async (world) => {
+    const store = world.open();
+    const old = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    const moved = parseNetworkConfig('{"Network":"10.77.0.0/16"}');
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1", { network: moved }), never));
+    expect(moved.ipv4?.network.contains(lease.subnets.ipv4 ?? parsePrefix("0.0.0.0/0"))).toBe(true);
+    expect(await world.get(leaseKey(old.subnets))).toBeUndefined();
+  });
+
+  property("a dual-stack network leases one subnet of each family under one key", async (world) => {
+    const dual = parseNetworkConfig(
+      '{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10::/56"}',
+    );
+    const lease = acquired(await world.open().acquire(requestFor("192.0.2.1", { network: dual }), never));
+    expect(lease.subnets.ipv6?.length).toBe(64);
+    expect(await world.get(leaseKey(lease.subnets))).toBeDefined();
+    const again = acquired(await world.open().acquire(requestFor("192.0.2.1", { network: dual }), never));
+    expect(leaseKey(again.subnets)).toBe(leaseKey(lease.subnets));
+  });
+
+  property("a network without IPv4 is refused by name", async (world) => {
+    const only = parseNetworkConfig('{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}');
+    const refused = world.open().acquire(requestFor("192.0.2.1", { network: only }), never);
+    await expect(refused).rejects.toMatchObject({ code: "network/ipv6-only", exitCode: 2 });
+  });
+
+  property("twenty nodes at once get twenty subnets, nearly all there are", async (world) => {
+    const tight = parseNetworkConfig(
+      '{"Network":"10.3.0.0/16","SubnetMin":"10.3.1.0","SubnetMax":"10.3.21.0"}',
+    );
+    const results = await Promise.all(
+      Array.from({ length: 20 }, (_, at) =>
+        world.open().acquire(requestFor(`192.0.2.${at + 1}`, { network: tight }), never),
+      ),
+    );
+    const keys = results.map((result) => leaseKey(acquired(result).subnets));
+    expect(new Set(keys).size).toBe(20);
+    for (const [at, key] of keys.entries()) {
+      expect((await world.get(key))?.value).toBe(valueOf(`192.0.2.${at + 1}`));
+    }
+  });
+
+  property(
+    "a range without a free subnet is an answer, and a reservation counts as leased",
+    async (world) => {
+      const two = parseNetworkConfig(
+        '{"Network":"10.3.0.0/16","SubnetMin":"10.3.1.0","SubnetMax":"10.3.2.0"}',
+      );
+      await world.put("10.3.1.0-25", valueOf("192.0.2.200"));
+      const store = world.open();
+      const lease = acquired(await store.acquire(requestFor("192.0.2.1", { network: two }), never));
+      expect(leaseKey(lease.subnets)).toBe("10.3.2.0-24");
+      const result = await store.acquire(requestFor("192.0.2.2", { network: two }), never);
+      expect(result).toEqual({ kind: "exhausted", leased: 2 });
+    },
+  );
+
+  property("a reservation for this node is used and stays a reservation", async (world) => {
+    await world.put("10.3.9.0-24", valueOf("192.0.2.1", "02:00:00:00:00:01"));
+    const store = world.open();
+    const result = await store.acquire(requestFor("192.0.2.1"), never);
+    expect(result).toMatchObject({ how: "own", lease: { expiresAt: undefined } });
+    const kept = { value: valueOf("192.0.2.1"), lapses: false };
+    expect(await world.get("10.3.9.0-24")).toEqual(kept);
+    expect(await store.renew(acquired(result), never)).toMatchObject({
+      kind: "renewed",
+      lease: { expiresAt: undefined },
+    });
+    await store.release(acquired(result), never);
+    expect(await world.get("10.3.9.0-24")).toEqual(kept);
+    expect(await store.list(never)).toMatchObject([{ expiresAt: undefined }]);
+  });
+
+  property("a reservation for this node that does not fit the network is left alone", async (world) => {
+    await world.put("10.99.1.0-24", valueOf("192.0.2.1"));
+    const lease = acquired(await world.open().acquire(requestFor("192.0.2.1"), never));
+    expect(network.ipv4?.network.contains(lease.subnets.ipv4 ?? parsePrefix("0.0.0.0/0"))).toBe(true);
+    expect(await world.get("10.99.1.0-24")).toEqual({ value: valueOf("192.0.2.1"), lapses: false });
+  });
+
+  property("renewing extends the term and keeps the value", async (world) => {
+    const store = world.open({ ttlSeconds: 5 });
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    const longer = world.open({ ttlSeconds: 500 });
+    const renewed = await longer.renew(lease, never);
+    expect(renewed).toMatchObject({ kind: "renewed", lease: { subnets: lease.subnets } });
+    const [listed] = await store.list(never);
+    expect(listed?.expiresAt?.getTime()).toBeGreaterThan(Date.now() + 400_000);
+    expect((await world.get(leaseKey(lease.subnets)))?.value).toBe(valueOf("192.0.2.1"));
+  });
+
+  property(
+    "renewing a lease that is gone, or another's, says that it is lost and changes nothing",
+    async (world) => {
+      const store = world.open();
+      const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+      const key = leaseKey(lease.subnets);
+      await world.delete(key);
+      expect(await store.renew(lease, never)).toEqual({ kind: "lost", reason: "the key is gone" });
+      expect(await world.get(key)).toBeUndefined();
+      for (const other of [valueOf("192.0.2.7"), valueOf("192.0.2.1", "02:00:00:00:00:07")]) {
+        await world.put(key, other, 100);
+        expect(await store.renew(lease, never)).toMatchObject({ kind: "lost" });
+        await store.release(lease, never);
+        expect(await world.get(key)).toEqual({ value: other, lapses: true });
+      }
+    },
+  );
+
+  property("garbage among the leases harms nothing", async (world) => {
+    await world.putGarbage();
+    const store = world.open();
+    await using watch = follow(store);
+    expect(updateText(await watch.next())).toBe("snapshot");
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    const key = leaseKey(lease.subnets);
+    expect(updateText(await watch.next())).toBe(`+${key}`);
+    await world.putGarbage();
+    await world.put("10.3.250.0-24", valueOf("192.0.2.250"));
+    expect(updateText(await watch.next())).toBe("+10.3.250.0-24");
+    expect((await store.list(never)).map(({ subnets }) => leaseKey(subnets)).sort()).toEqual(
+      [key, "10.3.250.0-24"].sort(),
+    );
+  });
+
+  property("a watch begins with a snapshot, then tells puts and deletes in order", async (world) => {
+    await world.put("10.3.5.0-24", valueOf("192.0.2.5"), 100);
+    await using watch = follow(world.open());
+    const first = await watch.next();
+    expect(first).toMatchObject({ kind: "snapshot", leases: [{ attributes: attributesOf("192.0.2.5") }] });
+    if (first.kind === "snapshot") expect(first.leases[0]?.expiresAt?.getTime()).toBeGreaterThan(Date.now());
+    await world.put("10.3.6.0-24", valueOf("192.0.2.6"));
+    expect(await watch.next()).toEqual({
+      kind: "changes",
+      changes: [
+        {
+          kind: "put",
+          lease: {
+            subnets: { ipv4: parsePrefix("10.3.6.0/24") },
+            attributes: attributesOf("192.0.2.6"),
+            expiresAt: undefined,
+          },
+        },
+      ],
+    });
+    await world.put("10.3.6.0-24", valueOf("192.0.2.66"), 100);
+    expect(await watch.next()).toMatchObject({
+      changes: [{ kind: "put", lease: { attributes: attributesOf("192.0.2.66") } }],
+    });
+    await world.delete("10.3.5.0-24");
+    expect(await watch.next()).toEqual({
+      kind: "changes",
+      changes: [{ kind: "delete", subnets: { ipv4: parsePrefix("10.3.5.0/24") } }],
+    });
+  });
+
+  property("a lease that lapses is seen to go", async (world) => {
+    await using watch = follow(world.open());
+    await watch.next();
+    await world.put("10.3.5.0-24", valueOf("192.0.2.5"), 3);
+    expect(updateText(await watch.next())).toBe("+10.3.5.0-24");
+    expect(updateText(await watch.next())).toBe("-10.3.5.0-24");
+  });
+
+  property("an unreadable value keeps the peer's last good lease until its key goes", async (world) => {
+    await world.put("10.3.5.0-24", valueOf("192.0.2.5"));
+    await using watch = follow(world.open());
+    await watch.next();
+    await world.put("10.3.5.0-24", "{not json");
+    await world.put("10.3.6.0-24", valueOf("192.0.2.6"));
+    expect(updateText(await watch.next())).toBe("+10.3.6.0-24");
+    await world.delete("10.3.5.0-24");
+    expect(updateText(await watch.next())).toBe("-10.3.5.0-24");
+  });
+
+  property("a subnet whose value cannot be read is not given to anybody else", async (world) => {
+    const one = parseNetworkConfig('{"Network":"10.3.0.0/16","SubnetMin":"10.3.1.0","SubnetMax":"10.3.1.0"}');
+    await world.put("10.3.1.0-24", "{not json");
+    const result = await world.open().acquire(requestFor("192.0.2.1", { network: one }), never);
+    expect(result).toEqual({ kind: "exhausted", leased: 1 });
+  });
+
+  property("an aborted watch ends quietly, whether it waits or has not begun", async (world) => {
+    const watch = follow(world.open());
+    await watch.next();
+    const waiting = watch.updates.next();
+    watch.stop();
+    expect(await waiting).toEqual({ done: true, value: undefined });
+    const stopped = AbortSignal.abort();
+    for await (const update of world.open().watch(stopped)) throw new Error(updateText(update));
+  });
+
+  property("an aborted call rejects with the reason given", async (world) => {
+    const reason = new Error("stopped by the test");
+    await expect(world.open().list(AbortSignal.abort(reason))).rejects.toBe(reason);
+  });
+}
