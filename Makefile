@@ -1,0 +1,91 @@
+# flannel-lite: `make` builds dist/flannel-lite on a fresh Debian machine, installing what it needs.
+# Every target may be run again; nothing is installed that is already there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
+
+BUN := node_modules/.bin/bun
+ADDON := dist/flannel-lite.node
+BINARY := dist/flannel-lite
+ETCD := dist/tools/etcd/usr/bin/etcd
+SOURCES := $(shell find src -type f) package.json tsconfig.json
+NATIVE_SOURCES := $(shell find native -path native/target -prune -o -type f -print)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+
+# Arguments for the demo: make demo DEMO_ARGS="--engines userspace,kernel,userspace --json"
+DEMO_ARGS ?=
+
+.PHONY: build
+build: $(BINARY) ## compile dist/flannel-lite (the default)
+
+.PHONY: demo
+demo: ## build, then join three hosts in network namespaces and measure every pair (DEMO_ARGS="...")
+	@$(MAKE) --no-print-directory $(BINARY) $(ETCD) >&2
+	@$(call need,ping,iputils-ping) >&2
+	@$(call need,ip,iproute2) >&2
+	@$(SUDO) $(BINARY) demo $(DEMO_ARGS)
+
+.PHONY: test
+test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N passed, N failed"
+	@$(call need,ping,iputils-ping)
+	@$(call need,ip,iproute2)
+	@$(call need,ethtool,ethtool)
+	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
+
+.PHONY: check
+check: $(BINARY) ## formatting, types and lints of both languages
+	$(BUN) fmt --check src test
+	$(BUN) check
+	node_modules/.bin/tsc --noEmit
+	node_modules/.bin/biome lint src test
+	cd native && cargo fmt --check
+	cd native && cargo clippy --release --all-targets --locked -- -D warnings
+
+.PHONY: fmt
+fmt: node_modules/.package-lock.json ## format both languages
+	$(BUN) fmt src test
+	cd native && cargo fmt
+
+.PHONY: example
+example: node_modules/.package-lock.json ## write config.toml.example from the schema
+	$(BUN) src/config/write-example.ts
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf dist native/target
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
+
+# No file of the current directory is read at run time, and names stay whole in traces (--production would
+# shorten them, so NODE_ENV is defined instead). Never strip the result: it would lose the program.
+$(BINARY): $(SOURCES) $(ADDON) node_modules/.package-lock.json
+	$(BUN) build --compile --minify-whitespace --minify-syntax --bytecode --format=esm --sourcemap=inline \
+	  --define process.env.NODE_ENV='"production"' --no-compile-autoload-dotenv --no-compile-autoload-bunfig src/main.ts --outfile $@
+
+$(ADDON): $(NATIVE_SOURCES)
+	@native/ensure-rust.sh
+	cd native && cargo build --release --locked
+	mkdir -p dist
+	cp native/target/release/libflannel_lite_native.so $@
+
+node_modules/.package-lock.json: package.json package-lock.json
+	@$(call need,npm,npm)
+	npm ci --no-fund --no-audit
+	@$(BUN) --version >/dev/null || node node_modules/bun/install.js
+	@touch $@
+
+# Unpacked, not installed: installing the package would start a service.
+$(ETCD):
+	mkdir -p dist/tools
+	@command -v apt-get >/dev/null || { echo "put etcd and etcdctl into PATH, or into dist/tools/etcd/usr/bin" >&2; exit 1; }
+	$(SUDO) apt-get update -qq
+	cd dist/tools && apt-get download etcd-server etcd-client && for deb in etcd-*.deb; do dpkg -x "$$deb" etcd; done
+
+# $(call need,PROGRAM,PACKAGE): installs PACKAGE where PROGRAM is missing.
+need = command -v $(1) >/dev/null || { echo "installing $(2)"; $(APT_INSTALL) $(2); }

@@ -1,0 +1,22 @@
+import type { CommandFlag, Loaded } from "../config/load.ts";
+
+/** What a command gets to work with. */
+export interface CommandInput {
+  readonly loaded: Loaded;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Aborts on SIGTERM or SIGINT. */
+  readonly stop: AbortSignal;
+}
+
+/** One subcommand. */
+export interface Command {
+  readonly name: string;
+  /** For `--help`. */
+  readonly doc: string;
+  /** Flags beside those of the configuration. */
+  readonly flags: readonly CommandFlag[];
+  /** @returns what belongs on standard output, and the exit code where it is not 0 */
+  run(input: CommandInput): Promise<{ readonly output: string; readonly exitCode?: number }>;
+}
+
+export const jsonFlag: CommandFlag = { name: "json", isBool: true, doc: "Answer in JSON." };

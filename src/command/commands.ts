@@ -1,0 +1,103 @@
+import { FlannelError } from "../base/error.ts";
+import { version } from "../version.ts";
+import { checkFlags, checkOutput } from "./check.ts";
+import { cleanup } from "./cleanup.ts";
+import { type Command, jsonFlag } from "./command.ts";
+import { type DemoEngine, demo, demoEngines } from "./demo.ts";
+import { plan } from "./plan.ts";
+import { run } from "./run.ts";
+import { status } from "./status.ts";
+
+const hostsMax = 100;
+
+/** All subcommands; the first is the one that needs no name. */
+export const commands: readonly Command[] = [
+  {
+    name: "run",
+    doc: "Take a lease and carry packets until SIGTERM.",
+    flags: [],
+    async run({ loaded, env, stop }) {
+      await run(loaded, env, stop);
+      return { output: "" };
+    },
+  },
+  {
+    name: "check",
+    doc: "Print every effective setting and where it comes from; touch nothing.",
+    flags: checkFlags,
+    run: async ({ loaded }) => ({ output: checkOutput(loaded) }),
+  },
+  {
+    name: "plan",
+    doc: "Print what a start would change on this host; change nothing.",
+    flags: [jsonFlag],
+    run: async ({ loaded, stop }) => ({
+      output: await plan(loaded.config, { json: isSet(loaded, "json") }, stop),
+    }),
+  },
+  {
+    name: "status",
+    doc: "Print what the running daemon holds, sees and counts.",
+    flags: [jsonFlag],
+    run: async ({ loaded }) => ({ output: await status(loaded.config, { json: isSet(loaded, "json") }) }),
+  },
+  {
+    name: "cleanup",
+    doc: "Remove the devices, routes and files a stopped daemon left; nothing of others.",
+    flags: [jsonFlag],
+    run: async ({ loaded }) => ({ output: await cleanup(loaded.config, { json: isSet(loaded, "json") }) }),
+  },
+  {
+    name: "demo",
+    doc: "Join hosts in network namespaces by an overlay, measure every pair, remove everything.",
+    flags: [
+      jsonFlag,
+      { name: "nodes", isBool: false, doc: "Number of hosts, 2 to 100; 3 where -engines does not tell." },
+      {
+        name: "engines",
+        isBool: false,
+        doc: `Engine of each host, comma list of ${demoEngines.join(", ")}.`,
+      },
+      { name: "hold", isBool: true, doc: "Keep everything running until Ctrl-C." },
+    ],
+    async run({ loaded, stop }) {
+      const engines = demoHosts(loaded.commandFlags.get("nodes"), loaded.commandFlags.get("engines"));
+      const { output, ok } = await demo(
+        { engines, json: isSet(loaded, "json"), hold: isSet(loaded, "hold") },
+        stop,
+      );
+      return { output, exitCode: ok ? 0 : 1 };
+    },
+  },
+  {
+    name: "version",
+    doc: "Print the version.",
+    flags: [],
+    run: async () => ({ output: `flannel-lite ${version}\n` }),
+  },
+];
+
+function isSet(loaded: Parameters<Command["run"]>[0]["loaded"], flag: string): boolean {
+  return loaded.commandFlags.get(flag) === "true";
+}
+
+/** @throws FlannelError `config/invalid` */
+function demoHosts(nodesText: string | undefined, enginesText: string | undefined): DemoEngine[] {
+  const names = enginesText === undefined || enginesText === "" ? [] : enginesText.split(",");
+  const unknown = names.find((name) => !demoEngines.some((engine) => engine === name));
+  if (unknown !== undefined)
+    throw usage(`-engines: ${JSON.stringify(unknown)} is none of ${demoEngines.join(", ")}`);
+  const nodes =
+    nodesText === undefined ? Math.max(names.length, names.length === 0 ? 3 : 2) : Number(nodesText);
+  if (!Number.isInteger(nodes) || nodes < 2 || nodes > hostsMax)
+    throw usage(`-nodes must be from 2 to ${hostsMax}`);
+  if (names.length > nodes) throw usage(`-engines names ${names.length} engines for ${nodes} hosts`);
+  return Array.from(
+    { length: nodes },
+    (_, at) => demoEngines.find((engine) => engine === names[at]) ?? "auto",
+  );
+}
+
+function usage(message: string): FlannelError {
+  return new FlannelError("config/invalid", message, {}, { exitCode: 2 });
+}

@@ -1,0 +1,66 @@
+import { systemClock } from "../base/clock.ts";
+import { FlannelError } from "../base/error.ts";
+import { silentLog } from "../base/log.ts";
+import { parseNetworkConfig } from "../config/network.ts";
+import type { Config } from "../config/schema.ts";
+import { openReconciler } from "../datapath/reconcile.ts";
+import { openUserspaceEngines } from "../datapath/userspace.ts";
+import { chooseUplink, uplinkChoice } from "../host/uplink.ts";
+import { leaseKey } from "../lease/lease.ts";
+import { createLeaseTable } from "../lease/table.ts";
+import { openAddon } from "../native/addon.ts";
+import { decideOverlay, ownerMark } from "../overlay.ts";
+import { itemText, stepText } from "../plan/text.ts";
+import { planItems } from "../plan/plan.ts";
+import { openStore } from "../store/open.ts";
+
+/**
+ * What a pass would change on this host now, from the leases in the store; changes nothing, takes no lease.
+ * Entries of the userspace engine's table stand only in its process, so they show as additions.
+ * @throws FlannelError `lease/none` where this host holds no lease yet
+ */
+export async function plan(config: Config, { json }: { json: boolean }, stop: AbortSignal): Promise<string> {
+  const addon = openAddon();
+  const kernel = await addon.openKernel();
+  await using store = openStore(config, { log: silentLog, clock: systemClock });
+  const { uplink } = await chooseUplink(kernel, uplinkChoice(config));
+  const document = (await store.readNetworkConfig(stop)) ?? missingNetwork(config, store.description);
+  const { backend, engine, ranges } = decideOverlay(config, parseNetworkConfig(document), uplink);
+  const table = createLeaseTable();
+  table.apply({ kind: "snapshot", leases: await store.list(stop) });
+  const own = table.leases.find(({ attributes }) => attributes.publicIp?.equals(uplink.publicIp) === true);
+  if (own === undefined) {
+    throw new FlannelError(
+      "lease/none",
+      `${store.description} has no lease for ${uplink.publicIp}`,
+      {},
+      { remedy: "The first start of the daemon takes one; until then there is nothing to plan" },
+    );
+  }
+  const wanted = backend.open(own, engine.engine).plan(own, table.peers(own.subnets));
+  using engines = openUserspaceEngines(addon);
+  const scope = { owner: ownerMark(config), overlay: ranges };
+  const reconciler = openReconciler({ kernel, engines, scope, log: silentLog, clock: systemClock });
+  const steps = await reconciler.preview(wanted.plan);
+  kernel.close();
+  if (json) {
+    const refused = wanted.refused.map(({ lease, reason }) => ({ subnets: leaseKey(lease.subnets), reason }));
+    return `${JSON.stringify({ wanted: planItems(wanted.plan).map(itemText), steps: steps.map(stepText), refused })}\n`;
+  }
+  return [
+    ...steps.map(stepText),
+    ...wanted.refused.map(({ lease, reason }) => `# not used: ${leaseKey(lease.subnets)}: ${reason}`),
+    `# ${steps.length} changes, engine ${engine.engine}: ${engine.reason}`,
+    "",
+  ].join("\n");
+}
+
+function missingNetwork({ network }: Config, store: string): string {
+  if (network !== undefined) return JSON.stringify(network);
+  throw new FlannelError(
+    "network/absent",
+    `${store} has no network configuration`,
+    {},
+    { remedy: "Put one there" },
+  );
+}

@@ -1,0 +1,33 @@
+import { systemClock } from "../base/clock.ts";
+import { FlannelError } from "../base/error.ts";
+import { openLog } from "../base/log.ts";
+import type { Loaded } from "../config/load.ts";
+import { runDaemon } from "../daemon.ts";
+import { openAddon } from "../native/addon.ts";
+import { version } from "../version.ts";
+
+/** Runs the daemon until `stop` aborts. */
+export async function run(
+  { config, file, warnings }: Loaded,
+  env: Readonly<Record<string, string | undefined>>,
+  stop: AbortSignal,
+): Promise<void> {
+  const log = openLog(config.log);
+  for (const warning of warnings) log.warn(warning);
+  requireRoot("run");
+  log.info("flannel-lite starting", { version, pid: process.pid, configFile: file });
+  const context = { addon: openAddon(), log, clock: systemClock, notifySocket: env["NOTIFY_SOCKET"] };
+  await runDaemon(config, context, stop);
+  log.info("stopped");
+}
+
+/** @throws FlannelError `command/not-root` (exit code 2) */
+export function requireRoot(command: string): void {
+  if (process.geteuid?.() === 0) return;
+  throw new FlannelError(
+    "command/not-root",
+    `flannel-lite ${command} changes devices and routes, which takes root`,
+    {},
+    { exitCode: 2, remedy: "Run it as root, with sudo or from the systemd unit" },
+  );
+}

@@ -1,0 +1,43 @@
+import { accessSync, constants, mkdirSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { FlannelError } from "../base/error.ts";
+import { type Lab, switchAddress } from "./lab.ts";
+
+/** Starts one etcd member on the lab's switch. @returns its endpoint */
+export function startEtcd(lab: Lab): string {
+  const endpoint = `http://${switchAddress}:2379`;
+  const peer = `http://${switchAddress}:2380`;
+  const dataDir = join(lab.directory, "etcd");
+  mkdirSync(dataDir, { mode: 0o700 });
+  lab.start(lab.switchNamespace, [
+    findEtcd(),
+    ...["--name", "demo", "--data-dir", dataDir, "--log-level", "error"],
+    ...["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint],
+    ...["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer],
+    ...["--initial-cluster", `demo=${peer}`],
+  ]);
+  return endpoint;
+}
+
+/** From PATH, else where `make` puts it beside the executable. @throws FlannelError `demo/no-etcd` */
+export function findEtcd(): string {
+  const beside = join(dirname(process.execPath), "tools/etcd/usr/bin/etcd");
+  const candidates = [...(process.env["PATH"] ?? "").split(":").map((entry) => join(entry, "etcd")), beside];
+  const found = candidates.find(isExecutable);
+  if (found !== undefined) return found;
+  throw new FlannelError(
+    "demo/no-etcd",
+    "the demo needs etcd",
+    {},
+    { remedy: "apt-get install etcd-server" },
+  );
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,78 @@
+import { writeSync } from "node:fs";
+import { errorText, FlannelError } from "./base/error.ts";
+import { commands } from "./command/commands.ts";
+import { transferCommands } from "./command/transfer.ts";
+import { helpText } from "./config/help.ts";
+import { askedFor, loadConfig } from "./config/load.ts";
+import { version } from "./version.ts";
+
+process.exit(await main(process.argv.slice(2)));
+
+/** @returns the exit code: 0 fine; 2 configuration, flags, not root; 1 anything else */
+async function main(argv: readonly string[]): Promise<number> {
+  try {
+    const internal = transferCommands[argv[0] ?? ""];
+    if (internal !== undefined) {
+      await internal(argv.slice(1));
+      return 0;
+    }
+    const named = argv[0] !== undefined && !argv[0].startsWith("-") ? argv[0] : undefined;
+    if (named === "help") return print(helpText({ commands }));
+    const command = commands.find(({ name }) => name === (named ?? "run"));
+    if (command === undefined) {
+      const names = commands.map(({ name }) => name).join(", ");
+      throw new FlannelError(
+        "command/unknown",
+        `there is no command ${JSON.stringify(named)}`,
+        {},
+        { exitCode: 2, remedy: `Commands: ${names}` },
+      );
+    }
+    const flags = named === undefined ? argv : argv.slice(1);
+    const asked = askedFor(flags, command.flags);
+    if (asked === "help") return print(helpText({ commands }));
+    if (asked === "version") return print(`flannel-lite ${version}\n`);
+    const loaded = loadConfig({ argv: flags, env: process.env, commandFlags: command.flags });
+    if (command.name !== "run") for (const warning of loaded.warnings) complain(`warning: ${warning}`);
+    const { output, exitCode = 0 } = await command.run({ loaded, env: process.env, stop: stopSignal() });
+    print(output);
+    return exitCode;
+  } catch (error) {
+    complain(error instanceof FlannelError ? `error: ${errorText(error)}` : bugText(error));
+    return error instanceof FlannelError ? error.exitCode : 1;
+  }
+}
+
+/** Aborts on the first SIGTERM or SIGINT; the second ends the process at once. */
+function stopSignal(): AbortSignal {
+  const stopping = new AbortController();
+  const stop = () => {
+    if (stopping.signal.aborted) process.exit(1);
+    stopping.abort();
+  };
+  process.on("SIGTERM", stop);
+  process.on("SIGINT", stop);
+  return stopping.signal;
+}
+
+/** Writes all of it: on a pipe, an exit right after an asynchronous write would cut it. */
+function print(text: string): number {
+  const bytes = Buffer.from(text);
+  for (let done = 0; done < bytes.length;) {
+    try {
+      done += writeSync(1, bytes, done);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "EAGAIN") continue;
+      return 0; // nobody reads any more
+    }
+  }
+  return 0;
+}
+
+function complain(text: string): void {
+  process.stderr.write(`flannel-lite: ${text}\n`);
+}
+
+function bugText(error: unknown): string {
+  return `this is a bug: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`;
+}
