@@ -113,7 +113,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   progress.backend = backend;
 
   const scope = { owner: ownerMark(config), overlay: overlay.ranges };
-  const reconciler = openReconciler({ kernel, engines, scope, log, clock });
+  const reconciler = openReconciler({ kernel, openMonitor: addon.openKernel, engines, scope, log, clock });
   progress.reconciler = reconciler;
   const table = createLeaseTable();
   progress.table = table;
@@ -259,6 +259,7 @@ function report(progress: Progress, { store, engines, clock, startedAt }: Report
       publicIp: `${lease.attributes.publicIp ?? ""}`,
       reason,
     })),
+    settled: reconciler?.settled ?? false,
     missing: (reconciler?.last?.failed ?? []).map(({ step, error }) => ({
       item: itemText(step.item),
       code: error.code,

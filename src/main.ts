@@ -34,7 +34,11 @@ async function main(argv: readonly string[]): Promise<number> {
     if (asked === "version") return print(`flannel-lite ${version}\n`);
     const loaded = loadConfig({ argv: flags, env: process.env, commandFlags: command.flags });
     if (command.name !== "run") for (const warning of loaded.warnings) complain(`warning: ${warning}`);
-    const { output, exitCode = 0 } = await command.run({ loaded, env: process.env, stop: stopSignal() });
+    const { output, exitCode = 0 } = await command.run({
+      loaded,
+      env: process.env,
+      stop: stopSignal(command.abandonable ?? false),
+    });
     print(output);
     return exitCode;
   } catch (error) {
@@ -43,11 +47,11 @@ async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-/** Aborts on the first SIGTERM or SIGINT; the second ends the process at once. */
-function stopSignal(): AbortSignal {
+/** Aborts on the first SIGTERM or SIGINT; the second ends an abandonable command at once. */
+function stopSignal(abandonable: boolean): AbortSignal {
   const stopping = new AbortController();
   const stop = () => {
-    if (stopping.signal.aborted) process.exit(1);
+    if (stopping.signal.aborted && abandonable) process.exit(1);
     stopping.abort();
   };
   process.on("SIGTERM", stop);

@@ -33,6 +33,7 @@ export async function cleanup(config: Config, { json }: { json: boolean }): Prom
   using engines = openUserspaceEngines(addon);
   const reconciler = openReconciler({
     kernel,
+    openMonitor: addon.openKernel,
     engines,
     scope: { owner: ownerMark(config), overlay: [] },
     log: silentLog,

@@ -16,6 +16,7 @@ export const commands: readonly Command[] = [
     name: "run",
     doc: "Take a lease and carry packets until SIGTERM.",
     flags: [],
+    abandonable: true,
     async run({ loaded, env, stop }) {
       await run(loaded, env, stop);
       return { output: "" };

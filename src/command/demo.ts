@@ -136,7 +136,8 @@ async function waitReady(
   let last: StatusReport | undefined;
   while (performance.now() < deadline && !stop.aborted && !ended) {
     last = await readReport(runDir).catch(() => undefined);
-    if (last?.ready === true && last.peers.length >= peers && last.missing.length === 0) return last;
+    if (last?.ready === true && last.settled && last.peers.length >= peers && last.missing.length === 0)
+      return last;
     await systemClock.sleep(50, stop);
   }
   throw new FlannelError(

@@ -40,7 +40,14 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
   const wanted = backend.open(own, engine.engine).plan(own, table.peers(own.subnets));
   using engines = openUserspaceEngines(addon);
   const scope = { owner: ownerMark(config), overlay: ranges };
-  const reconciler = openReconciler({ kernel, engines, scope, log: silentLog, clock: systemClock });
+  const reconciler = openReconciler({
+    kernel,
+    openMonitor: addon.openKernel,
+    engines,
+    scope,
+    log: silentLog,
+    clock: systemClock,
+  });
   const steps = await reconciler.preview(wanted.plan);
   kernel.close();
   if (json) {

@@ -26,7 +26,7 @@ const retryMsMax = 30_000;
 /** Notifications are gathered for this long, so that a burst is one pass. */
 const foldMs = 20;
 
-/** What a pass found and did. */
+/** What a pass did: every step tried, and those of them that failed. */
 export interface PassResult {
   readonly steps: readonly Step[];
   readonly failed: readonly { readonly step: Step; readonly error: FlannelError }[];
@@ -44,11 +44,15 @@ export interface Reconciler {
   run(stop: AbortSignal): Promise<void>;
   /** The last pass, for `status`. */
   readonly last: PassResult | undefined;
+  /** Whether the last pass aimed at the latest plan. */
+  readonly settled: boolean;
   readonly wanted: Plan | undefined;
 }
 
 export interface ReconcilerContext {
   readonly kernel: Kernel;
+  /** Opens what tells of changes; {@link Reconciler.run} closes it. */
+  readonly openMonitor: () => Promise<Pick<Kernel, "nextEvents" | "close">>;
   readonly engines: UserspaceEngines;
   readonly scope: KernelScope;
   readonly log: Log;
@@ -60,6 +64,7 @@ export interface ReconcilerContext {
 export function openReconciler(context: ReconcilerContext): Reconciler {
   const { log, clock } = context;
   let wanted: Plan | undefined;
+  let reached: Plan | undefined;
   let last: PassResult | undefined;
   let wake = Promise.withResolvers<void>();
   let queue: Promise<unknown> = Promise.resolve();
@@ -67,9 +72,11 @@ export function openReconciler(context: ReconcilerContext): Reconciler {
 
   const passOnce = async (): Promise<PassResult> => {
     if (wanted === undefined) return { steps: [], failed: [] };
-    const result = await reconcile(wanted, context);
+    const aim = wanted;
+    const result = await reconcile(aim, context);
     report(result, reported, log);
     last = result;
+    reached = aim;
     if (result.steps.length > 0) context.onPass?.(result);
     return result;
   };
@@ -88,6 +95,9 @@ export function openReconciler(context: ReconcilerContext): Reconciler {
     preview: async (plan) => (await compare(plan, context)).steps,
     get last() {
       return last;
+    },
+    get settled() {
+      return wanted !== undefined && reached === wanted;
     },
     get wanted() {
       return wanted;
@@ -122,12 +132,14 @@ export function openReconciler(context: ReconcilerContext): Reconciler {
 /** One pass: observe → diff → apply. A failed step is reported with its item, the rest go on. */
 async function reconcile(wanted: Plan, context: ReconcilerContext): Promise<PassResult> {
   const { state, steps } = await compare(wanted, context);
+  const tried: Step[] = [];
   const failed: { step: Step; error: FlannelError }[] = [];
   const lost = new Set<string>();
   for (const step of steps) {
     const { item } = step;
     // What hangs on a device that could not be made would only fail for the same reason.
     if (item.type !== "link" && lost.has(item.value.device)) continue;
+    tried.push(step);
     try {
       await applyStep(step, wanted, state, context);
     } catch (error) {
@@ -138,7 +150,7 @@ async function reconcile(wanted: Plan, context: ReconcilerContext): Promise<Pass
     }
   }
   context.engines.setTables(wanted.tunnels, wanted.forwards);
-  return { steps, failed };
+  return { steps: tried, failed };
 }
 
 async function compare(wanted: Plan, { kernel, engines, scope }: ReconcilerContext) {
@@ -192,18 +204,23 @@ async function openTun(
 
 /** Calls `wake` when links, addresses, neighbours or routes change, ours or not: a pass tells. */
 async function watchKernel(
-  { kernel, log }: ReconcilerContext,
+  { openMonitor, log }: ReconcilerContext,
   wake: () => void,
   stop: AbortSignal,
 ): Promise<void> {
-  const close = () => kernel.close();
-  stop.addEventListener("abort", close);
   try {
-    while (!stop.aborted && (await kernel.nextEvents()) !== null) wake();
+    // A handle of its own, since closing it ends the wait while the other one is still to remove things.
+    const monitor = await openMonitor();
+    const close = () => monitor.close();
+    stop.addEventListener("abort", close);
+    try {
+      while (!stop.aborted && (await monitor.nextEvents()) !== null) wake();
+    } finally {
+      stop.removeEventListener("abort", close);
+      close();
+    }
   } catch (error) {
     log.warn("kernel notifications ended; changes are found on the timer", { error: errorText(error) });
-  } finally {
-    stop.removeEventListener("abort", close);
   }
 }
 

@@ -4,13 +4,13 @@ import { FlannelError } from "../base/error.ts";
 import { type Lab, switchAddress } from "./lab.ts";
 
 /** Starts one etcd member on the lab's switch. @returns its endpoint */
-export function startEtcd(lab: Lab): string {
+export function startEtcd(lab: Lab, program = findEtcd()): string {
   const endpoint = `http://${switchAddress}:2379`;
   const peer = `http://${switchAddress}:2380`;
   const dataDir = join(lab.directory, "etcd");
   mkdirSync(dataDir, { mode: 0o700 });
   lab.start(lab.switchNamespace, [
-    findEtcd(),
+    program,
     ...["--name", "demo", "--data-dir", dataDir, "--log-level", "error"],
     ...["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint],
     ...["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer],

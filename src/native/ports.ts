@@ -25,14 +25,20 @@ export interface Kernel {
   neighbours(linkIndex: number): Promise<KernelNeighbour[]>;
   /** Forwarding entries (AF_BRIDGE, self) of one vxlan link. */
   fdb(linkIndex: number): Promise<KernelFdbEntry[]>;
-  /** Unicast routes of the main table, both families. */
+  /** Routes of the main table, both families and every `type`. */
   routes(): Promise<KernelRoute[]>;
   /** The route the kernel would take to `address`. Rejects with ENETUNREACH where there is none. */
   routeTo(address: string): Promise<KernelRoute>;
 
+  /**
+   * Makes the device as flannel does, down, with its alias or not at all. The kernel lowers an MTU above
+   * the underlying link's MTU minus its overhead without a word.
+   */
   addVxlan(spec: VxlanSpec): Promise<void>;
   setLink(linkIndex: number, changes: LinkChanges): Promise<void>;
+  /** For this and every other delete: something that is gone already is no error. */
   deleteLink(linkIndex: number): Promise<void>;
+  /** Rejects with EEXIST where the link has it. IPv6 works at once: no duplicate address detection. */
   addAddress(linkIndex: number, address: string, length: number): Promise<void>;
   deleteAddress(linkIndex: number, address: string, length: number): Promise<void>;
   /** Permanent neighbour; replaces one of the same address. */
@@ -43,11 +49,14 @@ export interface Kernel {
   deleteFdb(linkIndex: number, mac: string, via: string): Promise<void>;
   /** Adds or replaces (by destination and metric) a unicast route of the main table. */
   putRoute(route: RouteSpec): Promise<void>;
+  /** Deletes the route of this destination, gateway, link and protocol, no other. */
   deleteRoute(route: RouteSpec): Promise<void>;
 
   /**
    * The next batch of changes to links, addresses, neighbours and routes, several folded into one; null
-   * after `close`. `overrun` says that some were lost (ENOBUFS): look at everything again.
+   * after `close`. `overrun` says that some were lost (ENOBUFS): look at everything again. Neighbours and
+   * forwarding entries are told only of links for which this handle has listed or put some: elsewhere the
+   * kernel reports every ARP entry that ages.
    */
   nextEvents(): Promise<KernelEvents | null>;
   /** Ends `nextEvents`; may be called twice. */

@@ -37,6 +37,8 @@ export interface StatusReport {
     readonly publicIp: string;
     readonly reason: string;
   }[];
+  /** Whether the machine was last compared with the latest leases; if not, a comparison is under way. */
+  readonly settled: boolean;
   /** Wanted items that the machine does not hold. */
   readonly missing: readonly { readonly item: string; readonly code: string; readonly error: string }[];
   readonly engines: readonly { readonly device: string; readonly stats: EngineStats }[];

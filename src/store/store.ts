@@ -3,7 +3,8 @@ import type { Lease, LeaseAttributes, LeaseSubnets, LeaseUpdate } from "../lease
 
 /**
  * Where leases live. Every call is bounded in time and throws FlannelError: `store/unreachable`
- * (retryable), `store/unauthorized` and `store/untrusted` (retrying cannot help), `store/protocol`.
+ * (retryable), `store/unauthorized` and `store/untrusted` (retrying cannot help), `store/protocol`. When
+ * `stop` aborts, a call rejects with its reason; after disposal with `store/closed`.
  */
 export interface Store extends AsyncDisposable {
   /** For logs and `status`: `etcd http://127.0.0.1:2379/coreos.com/network`; no secrets. */
@@ -18,6 +19,8 @@ export interface Store extends AsyncDisposable {
   /**
    * Takes a lease: the one that already carries our public IP, else `previous` while it is free, else a free
    * subnet of the range. A lost race picks again. Repeating it gives the same lease.
+   * @throws FlannelError also `store/contended` (retryable) after many lost races, and
+   * `network/ipv6-only`, `network/no-public-ipv4` where the store has no form for such a lease
    */
   acquire(request: AcquireRequest, stop: AbortSignal): Promise<AcquireResult>;
 
@@ -26,7 +29,7 @@ export interface Store extends AsyncDisposable {
    */
   renew(lease: Lease, stop: AbortSignal): Promise<RenewResult>;
 
-  /** Gives the lease back. One that is already gone is no error. */
+  /** Gives the lease back. One that is gone or another node's is no error; a reservation stays. */
   release(lease: Lease, stop: AbortSignal): Promise<void>;
 
   /** All leases as they stand now. */

@@ -6,6 +6,7 @@ import { leaseKey } from "../../src/lease/lease.ts";
 import { type EtcdStoreOptions, openEtcdStore } from "../../src/store/etcd/store.ts";
 import type { Store } from "../../src/store/store.ts";
 import { type Etcd, freePorts, startEtcd } from "../support/etcd.ts";
+import { openEtcdFront } from "../support/etcd-front.ts";
 import { recordingLog } from "../support/recording-log.ts";
 import { openTcpProxy } from "../support/tcp-proxy.ts";
 import { acquired, follow, never, requestFor, storeContract, updateText, valueOf } from "./store.ts";
@@ -259,4 +260,132 @@ test("etcd: a closed store ends its watch quietly and refuses calls", async () =
   await store[Symbol.asyncDispose]();
   expect(await waiting).toEqual({ done: true, value: undefined });
   await expect(store.list(never)).rejects.toMatchObject({ code: "store/closed" });
+});
+
+test("etcd: one TTL query for each etcd lease, none for a reservation", async () => {
+  const prefix = freshPrefix();
+  await using front = openEtcdFront(() => undefined, etcd.endpoint);
+  const { ID } = await etcd.call("/v3/lease/grant", { TTL: "100" });
+  for (let at = 1; at <= 5; at++) {
+    const key = Buffer.from(`${prefix}/subnets/10.3.${at}.0-24`).toString("base64");
+    await etcd.call("/v3/kv/put", {
+      key,
+      value: Buffer.from(valueOf(`192.0.2.${at}`)).toString("base64"),
+      lease: ID,
+    });
+  }
+  await etcd.put(`${prefix}/subnets/10.3.6.0-24`, valueOf("192.0.2.6"));
+  await using store = storeOn(etcd, prefix, { endpoints: [front.endpoint] });
+  const leases = await store.list(never);
+  expect(leases.filter(({ expiresAt }) => expiresAt === undefined).length).toBe(1);
+  expect(leases.length).toBe(6);
+  expect(front.paths).toEqual(["kv/range", "lease/timetolive"]);
+});
+
+test("etcd: a TTL query that fails drops no lease, neither from a list nor from a watch", async () => {
+  const prefix = freshPrefix();
+  const log = recordingLog();
+  await using front = openEtcdFront(({ path }) => {
+    return path === "/v3/lease/timetolive" ? new Response("broken", { status: 503 }) : undefined;
+  }, etcd.endpoint);
+  await etcd.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"), 100);
+  await using store = storeOn(etcd, prefix, { endpoints: [front.endpoint], log });
+  expect(await store.list(never)).toMatchObject([{ expiresAt: expect.any(Date) }]);
+  await using watch = follow(store);
+  expect(updateText(await watch.next())).toBe("snapshot 10.3.5.0-24");
+  await etcd.put(`${prefix}/subnets/10.3.6.0-24`, valueOf("192.0.2.6"), 100);
+  expect(updateText(await watch.next())).toBe("+10.3.6.0-24");
+});
+
+test("etcd: a key that is no lease is named in the log, once", async () => {
+  const prefix = freshPrefix();
+  const log = recordingLog();
+  await etcd.put(`${prefix}/subnets/notes`, "");
+  await etcd.put(`${prefix}/subnets/10.3.5.0-24`, "{");
+  await using store = storeOn(etcd, prefix, { log });
+  for (let round = 0; round < 3; round++) expect(await store.list(never)).toEqual([]);
+  expect(log.lines.length).toBe(2);
+  expect(log.lines.join()).toContain(`${prefix}/subnets/notes`);
+  expect(log.lines.join()).toContain(`${prefix}/subnets/10.3.5.0-24`);
+});
+
+/** Runs `meanwhile` once, between what a store read and its first write. */
+function meanwhileFront(meanwhile: (key: string) => Promise<void>) {
+  let done = false;
+  return openEtcdFront(async ({ path, body }) => {
+    if (path !== "/v3/kv/txn" || done) return undefined;
+    done = true;
+    const [compare] = (body as { compare: { key: string }[] }).compare;
+    await meanwhile(Buffer.from(compare?.key ?? "", "base64").toString());
+    return undefined;
+  }, etcd.endpoint);
+}
+
+async function leaseCount(): Promise<number> {
+  const { leases = [] } = (await etcd.call("/v3/lease/leases", {})) as { leases?: unknown[] };
+  return leases.length;
+}
+
+test("etcd: a lost create race picks again, and leaves no etcd lease behind", async () => {
+  const prefix = freshPrefix();
+  let lostKey = "";
+  await using front = meanwhileFront(async (key) => {
+    lostKey = key;
+    await etcd.put(key, valueOf("192.0.2.99"));
+  });
+  const before = await leaseCount();
+  await using store = storeOn(etcd, prefix, { endpoints: [front.endpoint] });
+  const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+  expect(`${prefix}/subnets/${leaseKey(lease.subnets)}`).not.toBe(lostKey);
+  expect((await etcd.get(lostKey))?.value).toBe(valueOf("192.0.2.99"));
+  expect((await leaseCount()) - before).toBe(1);
+});
+
+test("etcd: a key of ours that another node takes meanwhile is not overwritten", async () => {
+  const prefix = freshPrefix();
+  const key = `${prefix}/subnets/10.3.5.0-24`;
+  await etcd.put(key, valueOf("192.0.2.1"), 100);
+  await using front = meanwhileFront((at) => etcd.put(at, valueOf("192.0.2.99"), 100));
+  await using store = storeOn(etcd, prefix, { endpoints: [front.endpoint] });
+  const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+  expect(leaseKey(lease.subnets)).not.toBe("10.3.5.0-24");
+  expect((await etcd.get(key))?.value).toBe(valueOf("192.0.2.99"));
+});
+
+test("etcd: a key that does not fit the network is not deleted once another node has taken it", async () => {
+  const prefix = freshPrefix();
+  const key = `${prefix}/subnets/10.99.5.0-24`;
+  await etcd.put(key, valueOf("192.0.2.1"), 100);
+  await using front = meanwhileFront((at) => etcd.put(at, valueOf("192.0.2.99"), 100));
+  await using store = storeOn(etcd, prefix, { endpoints: [front.endpoint] });
+  acquired(await store.acquire(requestFor("192.0.2.1"), never));
+  expect((await etcd.get(key))?.value).toBe(valueOf("192.0.2.99"));
+});
+
+test("etcd: renewing over another node's write says lost and leaves it", async () => {
+  const prefix = freshPrefix();
+  await using direct = storeOn(etcd, prefix);
+  const lease = acquired(await direct.acquire(requestFor("192.0.2.1"), never));
+  await using front = meanwhileFront((key) => etcd.put(key, valueOf("192.0.2.99"), 100));
+  await using store = storeOn(etcd, prefix, { endpoints: [front.endpoint] });
+  expect(await store.renew(lease, never)).toEqual({
+    kind: "lost",
+    reason: "it belongs to 192.0.2.99 with VTEP MAC c6:d2:32:6f:8f:44",
+  });
+  expect((await etcd.get(`${prefix}/subnets/${leaseKey(lease.subnets)}`))?.value).toBe(valueOf("192.0.2.99"));
+});
+
+test("etcd: losing every race ends with an error that says to try again", async () => {
+  const prefix = freshPrefix();
+  await using front = openEtcdFront(async ({ path, body }) => {
+    if (path !== "/v3/kv/txn") return undefined;
+    const [compare] = (body as { compare: { key: string }[] }).compare;
+    await etcd.put(Buffer.from(compare?.key ?? "", "base64").toString(), valueOf("192.0.2.99"));
+    return undefined;
+  }, etcd.endpoint);
+  await using store = storeOn(etcd, prefix, { endpoints: [front.endpoint], random: () => 0 });
+  await expect(store.acquire(requestFor("192.0.2.1"), never)).rejects.toMatchObject({
+    code: "store/contended",
+    retryable: true,
+  });
 });

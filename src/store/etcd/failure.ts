@@ -144,7 +144,10 @@ export function rpcFailure({ code, message }: RpcError, endpoint: string): Failu
     });
     return { error, notApplied: true };
   }
-  return { error: new FlannelError("store/protocol", "etcd refused the request", fields), notApplied: true };
+  const error = new FlannelError("store/protocol", "etcd refused the request", fields, {
+    remedy: "Check that etcd is 3.4 or later, and its log for the same text.",
+  });
+  return { error, notApplied: true };
 }
 
 /** The RPC error inside a gateway's answer: the body of a failed call, or one message of a stream. */

@@ -248,7 +248,7 @@ export class Gateway {
       headers: { "content-type": "application/json", ...(token === "" ? {} : { authorization: token }) },
       body: JSON.stringify(body),
       redirect: "error",
-      proxy: false,
+      proxy: false, // of the environment: leases do not travel through it
       signal,
       ...(tls === undefined ? {} : { tls }),
     });

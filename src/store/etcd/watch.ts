@@ -42,6 +42,7 @@ export async function* watchLeases(context: EtcdContext, stop: AbortSignal): Asy
         if (message.kind === "open") continue;
         const changes = message.kind === "events" ? await reader.changes(message.events, stop) : [];
         next = message.next;
+        waitMs = backoffMs;
         if (changes.length > 0) yield { kind: "changes", changes };
       }
     } catch (error) {
@@ -50,6 +51,7 @@ export async function* watchLeases(context: EtcdContext, stop: AbortSignal): Asy
       if (error.code === "store/closed") return;
       trouble.met(error);
     }
+    // A connection that lasted, or told something, was no part of a series of failures.
     if (clock.now().getTime() - connectedAt > backoffMsMax) waitMs = backoffMs;
     await clock.sleep(waitMs * (1 - random() / 2), stop);
     waitMs = Math.min(waitMs * 2, backoffMsMax);

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { type NetworkConfig, type NetworkRange, parseNetworkConfig } from "../../../src/config/network.ts";
+import { seededRandom } from "../../support/random.ts";
 
 function rangeText(range: NetworkRange | undefined): string {
   return range === undefined
@@ -196,10 +197,12 @@ test("network config: arbitrary documents give a config or network/invalid, noth
     "IPv6SubnetMax",
     "Backend",
   ];
-  const pick = <T>(from: readonly T[]) => from[Math.floor(Math.random() * from.length)] as T;
+  const { below } = seededRandom(1);
   for (let round = 0; round < 3_000; round++) {
     const document = JSON.stringify(
-      Object.fromEntries(names.filter(() => Math.random() < 0.5).map((name) => [name, pick(values)])),
+      Object.fromEntries(
+        names.filter(() => below(2) === 0).map((name) => [name, values[below(values.length)]]),
+      ),
     );
     try {
       const { ipv4, ipv6 } = parseNetworkConfig(document);

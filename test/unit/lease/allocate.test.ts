@@ -9,6 +9,7 @@ import {
 } from "../../../src/lease/allocate.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parsePrefix, Prefix } from "../../../src/net/prefix.ts";
+import { seededRandom } from "../../support/random.ts";
 
 function range(subnetMin: string, subnetMax: string, subnetLength: number): SubnetRange {
   return { subnetLength, subnetMin: parseIpAddress(subnetMin), subnetMax: parseIpAddress(subnetMax) };
@@ -26,7 +27,7 @@ function freeSlowly({ subnetMin, subnetMax, subnetLength }: SubnetRange, taken: 
 }
 
 test("allocate: free subnets are those of a model that tries each against each, over random leases", () => {
-  const below = (limit: number) => Math.floor(Math.random() * limit);
+  const { below } = seededRandom(1);
   for (let round = 0; round < 500; round++) {
     const v6 = round % 2 === 1;
     const subnetLength = (v6 ? 96 : 0) + 22 + below(7);

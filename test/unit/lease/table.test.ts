@@ -4,6 +4,7 @@ import { leaseKey } from "../../../src/lease/lease.ts";
 import { createLeaseTable } from "../../../src/lease/table.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
+import { seededRandom } from "../../support/random.ts";
 
 function lease(subnet: number, publicIp: number, backendData?: Json, expiresAt = 1_000): Lease {
   return {
@@ -95,7 +96,7 @@ test("table: one batch may put and delete the same lease; the last word counts",
 });
 
 test("table: random updates leave what a plain map would hold, and changed tells when it differs", () => {
-  const below = (limit: number) => Math.floor(Math.random() * limit);
+  const { below } = seededRandom(1);
   const table = createLeaseTable();
   let model = new Map<string, Lease>();
   const text = () =>

@@ -1,0 +1,215 @@
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { startEtcd } from "../../src/demo/etcd.ts";
+import { inside, type Lab, type LabHost, openLab } from "../../src/demo/lab.ts";
+import { type Child, tryProgram } from "../../src/demo/process.ts";
+import type { TransferResult } from "../../src/demo/transfer.ts";
+import { readReport } from "../../src/status/admin-socket.ts";
+import type { StatusReport } from "../../src/status/report.ts";
+import { etcdProgram } from "./etcd.ts";
+
+/** The compiled program, as users run it. */
+export const binary = join(import.meta.dir, "../../dist/flannel-lite");
+
+/** Why tests that need namespaces cannot run here; undefined when they can. */
+export function overlayRefused(): string | undefined {
+  if (process.geteuid?.() !== 0) return "it takes root";
+  if (!existsSync("/dev/net/tun")) return "there is no /dev/net/tun";
+  return existsSync(binary) ? undefined : `${binary} is missing: run make`;
+}
+
+export interface DaemonOptions {
+  readonly engine: "auto" | "userspace" | "kernel";
+  /** More lines of config.toml, table headers included. */
+  readonly more?: string;
+  /** Lines of the `[host]` and `[datapath]` tables. */
+  readonly host?: string;
+  readonly datapath?: string;
+  readonly uplink?: string;
+  readonly prefix?: string;
+  /** Instance on the host, for directories; "a" by default. */
+  readonly instance?: string;
+  readonly env?: Record<string, string>;
+  readonly cwd?: string;
+}
+
+export interface Daemon {
+  readonly host: LabHost;
+  readonly child: Child;
+  readonly configFile: string;
+  readonly runDir: string;
+  readonly subnetFile: string;
+  report(): Promise<StatusReport>;
+  /** Waits until it is ready, misses nothing and has `peers` peers. */
+  ready(peers: number): Promise<StatusReport>;
+}
+
+/** Hosts with a real etcd on their switch. */
+export interface TestOverlay extends AsyncDisposable {
+  readonly lab: Lab;
+  readonly endpoint: string;
+  startDaemon(host: LabHost, options: DaemonOptions): Daemon;
+  /** Runs the program on a host with the configuration of one of its daemons. */
+  run(daemon: Daemon, ...args: string[]): Promise<{ code: number; output: string; errors: string }>;
+  /** Calls etcd's gateway from inside. */
+  etcd(...args: string[]): Promise<string>;
+}
+
+let labs = 0;
+
+export async function openTestOverlay(hosts: number): Promise<TestOverlay> {
+  // The label tells labs of one process apart.
+  await using opening = new AsyncDisposableStack();
+  const lab = opening.use(await openLab(`t${labs++}`, hosts));
+  const endpoint = startEtcd(lab, etcdProgram());
+  const etcd = (...args: string[]) =>
+    inside(lab.switchNamespace, [
+      "env",
+      "ETCDCTL_API=3",
+      `${etcdProgram()}ctl`,
+      "--endpoints",
+      endpoint,
+      ...args,
+    ]);
+  for (let tries = 0; tries < 100; tries++) {
+    if (
+      await etcd("endpoint", "health").then(
+        () => true,
+        () => false,
+      )
+    )
+      break;
+    await Bun.sleep(100);
+  }
+  opening.move();
+  return {
+    lab,
+    endpoint,
+    etcd,
+    startDaemon: (host, options) => startDaemon(lab, endpoint, host, options),
+    run: ({ host, configFile }, command, ...args) =>
+      tryProgram([
+        "ip",
+        "netns",
+        "exec",
+        host.namespace,
+        binary,
+        command ?? "",
+        "--config",
+        configFile,
+        ...args,
+      ]),
+    [Symbol.asyncDispose]: () => lab[Symbol.asyncDispose](),
+  };
+}
+
+function startDaemon(lab: Lab, endpoint: string, host: LabHost, options: DaemonOptions): Daemon {
+  const directory = join(lab.directory, `host${host.number}${options.instance ?? "a"}`);
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const configFile = join(directory, "config.toml");
+  const runDir = join(directory, "run");
+  const subnetFile = join(directory, "flannel/subnet.env");
+  writeFileSync(
+    configFile,
+    `[uplink]
+${options.uplink ?? ""}
+[store.etcd]
+endpoints = ["${endpoint}"]
+${options.prefix === undefined ? "" : `prefix = "${options.prefix}"`}
+[datapath]
+engine = "${options.engine}"
+${options.datapath ?? ""}
+[host]
+run_dir = "${runDir}"
+state_dir = "${join(directory, "state")}"
+subnet_file = "${subnetFile}"
+${options.host ?? ""}
+[log]
+level = "debug"
+${options.more ?? ""}
+`,
+  );
+  const command = [binary, "--config", configFile];
+  const child = lab.start(
+    host.namespace,
+    options.cwd === undefined ? command : ["env", "-C", options.cwd, ...command],
+    options.env,
+  );
+  let ended: number | undefined;
+  void child.exited.then((code) => {
+    ended = code;
+  });
+  const report = () => readReport(runDir);
+  return {
+    host,
+    child,
+    configFile,
+    runDir,
+    subnetFile,
+    report,
+    async ready(peers) {
+      let last: StatusReport | undefined;
+      for (const deadline = Date.now() + 20_000; Date.now() < deadline && ended === undefined;) {
+        last = await report().catch(() => undefined);
+        if (last?.ready === true && last.settled && last.peers.length === peers && last.missing.length === 0)
+          return last;
+        await Bun.sleep(30);
+      }
+      throw new Error(
+        `host${host.number} is not ready with ${peers} peers (exit code ${ended}): ${JSON.stringify(last)}\n${child.errorTail()}`,
+      );
+    },
+  };
+}
+
+/** The VTEP's address: the first of its subnet, of one family. */
+export function vtepAddress(report: StatusReport, family: 4 | 6 = 4): string {
+  const subnet = report.lease?.subnets.find((text) => text.includes(":") === (family === 6));
+  return subnet?.split("/")[0] ?? "";
+}
+
+/** `count` pings; resolves when all came back. */
+export async function ping(
+  from: LabHost,
+  target: string,
+  more: readonly string[] = [],
+  count = 3,
+): Promise<void> {
+  const args = ["-n", "-c", String(count), "-i", "0.1", "-W", "2", ...more, target];
+  const { code, output, errors } = await tryProgram(["ip", "netns", "exec", from.namespace, "ping", ...args]);
+  if (code !== 0 || !output.includes(` ${count} received`))
+    throw new Error(`ping ${target}: ${output}${errors}`);
+}
+
+/** Whether the first ping, of the given ones, comes back: for what must be refused. */
+export async function pingAnswered(from: LabHost, target: string, more: readonly string[]): Promise<boolean> {
+  const args = ["-n", "-c", "1", "-W", "1", ...more, target];
+  return (await tryProgram(["ip", "netns", "exec", from.namespace, "ping", ...args])).code === 0;
+}
+
+/** One TCP connection for `ms`, each byte checked. */
+export async function transfer(
+  lab: Lab,
+  from: { host: LabHost; address: string },
+  to: { host: LabHost; address: string },
+  ms = 300,
+): Promise<TransferResult> {
+  const receiver = lab.start(to.host.namespace, [binary, "transfer-receive", to.address, "5201"]);
+  try {
+    const output = receiver.output.getReader();
+    const decoder = new TextDecoder();
+    let text = decoder.decode((await output.read()).value);
+    if (text !== "listening\n") throw new Error(`receiver: ${text}${receiver.errorTail()}`);
+    await inside(
+      from.host.namespace,
+      [binary, "transfer-send", from.address, to.address, "5201", String(ms)],
+      ms + 15_000,
+    );
+    text = "";
+    for (let part = await output.read(); !part.done; part = await output.read())
+      text += decoder.decode(part.value);
+    return JSON.parse(text) as TransferResult;
+  } finally {
+    await receiver.end(0);
+  }
+}

@@ -1,0 +1,43 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { copyFileSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { openTlsSource } from "../../../../src/store/etcd/tls-files.ts";
+import { type Certificates, openCertificates } from "../../../support/certificates.ts";
+import { recordingLog } from "../../../support/recording-log.ts";
+
+let certificates: Certificates;
+
+beforeAll(() => {
+  certificates = openCertificates();
+  certificates.authority("ca");
+});
+
+afterAll(() => certificates?.[Symbol.dispose]());
+
+test("etcd TLS files: a half-done or broken replacement keeps the last good set, said once", async () => {
+  const old = certificates.issue("old", { by: "ca", names: "DNS:node" });
+  const fresh = certificates.issue("fresh", { by: "ca", names: "DNS:node" });
+  const certFile = join(certificates.directory, "in-use.crt");
+  const keyFile = join(certificates.directory, "in-use.key");
+  const log = recordingLog();
+  copyFileSync(old.cert, certFile);
+  copyFileSync(old.key, keyFile);
+  const source = openTlsSource({ certFile, keyFile }, log);
+  const before = await source.current();
+  expect(before).toEqual({ cert: readFileSync(old.cert, "utf8"), key: readFileSync(old.key, "utf8") });
+
+  copyFileSync(fresh.cert, certFile);
+  expect(await source.current()).toEqual(before);
+  expect(await source.current()).toEqual(before);
+  expect(log.messages.length).toBe(1);
+
+  copyFileSync(fresh.key, keyFile);
+  expect(await source.current()).toEqual({
+    cert: readFileSync(fresh.cert, "utf8"),
+    key: readFileSync(fresh.key, "utf8"),
+  });
+
+  rmSync(keyFile);
+  expect((await source.current()).key).toBe(readFileSync(fresh.key, "utf8"));
+  expect(log.messages.length).toBe(2);
+});
