@@ -18,7 +18,7 @@ import type { Addon } from "./native/ports.ts";
 import { type Keeper, openKeeper } from "./network/keeper.ts";
 import { type Network, openNetwork } from "./network/network.ts";
 import { decideOverlay, type Overlay, ownerMark } from "./overlay.ts";
-import { emptyPlan } from "./plan/plan.ts";
+import { emptyPlan, type Plan } from "./plan/plan.ts";
 import { itemText } from "./plan/text.ts";
 import { openAdminSocket } from "./status/admin-socket.ts";
 import type { StatusReport } from "./status/report.ts";
@@ -148,16 +148,38 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     });
     await reconciler.run(inner);
   };
+  const inherited = (await reconciler.preview(emptyPlan)).length > 0;
   try {
     await runGroup(stop, [loop.run, keeper.run, bringUp]);
   } finally {
+    const wasReady = progress.ready;
     progress.ready = false;
     progress.phase = "stopping";
     service.stopping();
-    if (config.datapath.onStop === "remove") {
-      reconciler.want(emptyPlan);
+    // A start that fails leaves nothing half-made; what an earlier run made may still carry traffic.
+    const onStop = wasReady ? config.datapath.onStop : inherited ? "keep" : "remove";
+    const last = planAtStop(
+      onStop,
+      () =>
+        overlay.backend.open(keeper.lease, "kernel").plan(keeper.lease, table.peers(keeper.lease.subnets))
+          .plan,
+    );
+    if (last !== undefined) {
+      reconciler.want(last);
       await reconciler.pass();
     }
+  }
+}
+
+/** What the machine shall hold after a stop; undefined to leave it as it is. */
+function planAtStop(onStop: Config["datapath"]["onStop"], kernelPlan: () => Plan): Plan | undefined {
+  switch (onStop) {
+    case "keep":
+      return undefined;
+    case "remove":
+      return emptyPlan;
+    case "kernel":
+      return kernelPlan();
   }
 }
 

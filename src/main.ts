@@ -32,7 +32,8 @@ async function main(argv: readonly string[]): Promise<number> {
     const asked = askedFor(flags, command.flags);
     if (asked === "help") return print(helpText({ commands }));
     if (asked === "version") return print(`flannel-lite ${version}\n`);
-    const loaded = loadConfig({ argv: flags, env: process.env, commandFlags: command.flags });
+    const sources = command.unconfigured === true ? { env: {}, readFile: noFile } : { env: process.env };
+    const loaded = loadConfig({ argv: flags, commandFlags: command.flags, ...sources });
     if (command.name !== "run") for (const warning of loaded.warnings) complain(`warning: ${warning}`);
     const { output, exitCode = 0 } = await command.run({
       loaded,
@@ -45,6 +46,10 @@ async function main(argv: readonly string[]): Promise<number> {
     complain(error instanceof FlannelError ? `error: ${errorText(error)}` : bugText(error));
     return error instanceof FlannelError ? error.exitCode : 1;
   }
+}
+
+function noFile(): never {
+  throw Object.assign(new Error("not read by this command"), { code: "ENOENT" });
 }
 
 /** Aborts on the first SIGTERM or SIGINT; the second ends an abandonable command at once. */

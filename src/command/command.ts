@@ -15,6 +15,8 @@ export interface Command {
   readonly doc: string;
   /** Flags beside those of the configuration. */
   readonly flags: readonly CommandFlag[];
+  /** Whether it has nothing to do with this host's configuration, and so must not fail for it. */
+  readonly unconfigured?: boolean;
   /** Whether a second signal ends the process where it stands; else the command always cleans up. */
   readonly abandonable?: boolean;
   /** @returns what belongs on standard output, and the exit code where it is not 0 */

@@ -51,6 +51,7 @@ export const commands: readonly Command[] = [
   {
     name: "demo",
     doc: "Join hosts in network namespaces by an overlay, measure every pair, remove everything.",
+    unconfigured: true,
     flags: [
       jsonFlag,
       { name: "nodes", isBool: false, doc: "Number of hosts, 2 to 100; 3 where -engines does not tell." },
@@ -73,6 +74,7 @@ export const commands: readonly Command[] = [
   {
     name: "version",
     doc: "Print the version.",
+    unconfigured: true,
     flags: [],
     run: async () => ({ output: `flannel-lite ${version}\n` }),
   },

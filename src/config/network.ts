@@ -1,7 +1,7 @@
 import { FlannelError } from "../base/error.ts";
 import { asGoObject, type GoObject, parseGoObject } from "../base/go-json.ts";
 import type { Json } from "../lease/lease.ts";
-import { type Family, familyBits, IpAddress, tryParseIpAddress } from "../net/address.ts";
+import { type Family, familyBits, type IpAddress, tryParseIpAddress } from "../net/address.ts";
 import { Prefix, tryParsePrefix } from "../net/prefix.ts";
 
 /** flannel's network configuration (net-conf JSON): what every node of one overlay agrees on. */

@@ -99,8 +99,8 @@ const root = table("", {
       doc: "Outer sources that are believed although no lease has them.",
       fallback: [],
     }),
-    on_stop: option(kind.choice(["keep", "remove"], ["kernel"]), {
-      doc: "What a stop does to device and routes; keep: leave them to the successor.",
+    on_stop: option(kind.choice(["keep", "remove", "kernel"]), {
+      doc: "What a stop does to device and routes; keep: leave them to the successor, kernel: hand the traffic to the kernel's vxlan device.",
       fallback: "keep",
     }),
   }),

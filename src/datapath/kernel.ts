@@ -1,7 +1,7 @@
 import { FlannelError } from "../base/error.ts";
 import type { Kernel, KernelLink, KernelRoute, RouteSpec } from "../native/ports.ts";
 import { parseIpAddress, tryParseIpAddress } from "../net/address.ts";
-import { type Mac } from "../net/mac.ts";
+import type { Mac } from "../net/mac.ts";
 import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
 import type { Step } from "../plan/diff.ts";
 import {

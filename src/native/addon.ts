@@ -43,7 +43,7 @@ export function openAddon(): Addon {
 export function addonError(error: unknown): FlannelError {
   if (error instanceof FlannelError) return error;
   const text = error instanceof Error ? error.message : String(error);
-  const [, errno, message] = /^(E[A-Z0-9]+): ([^]*)$/.exec(text) ?? [];
+  const [, errno, message] = /^(E[A-Z0-9]+): (.*)$/s.exec(text) ?? [];
   if (errno === undefined || message === undefined) {
     return new FlannelError("native/failed", text, {}, { cause: error });
   }

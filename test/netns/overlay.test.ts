@@ -357,6 +357,23 @@ describe.skipIf(refused !== undefined)("overlay", () => {
     expect(await runProgram(["ip", "-n", hostOf(net, 1).namespace, "-o", "link"])).not.toContain("flannel");
   });
 
+  test("on_stop = kernel: traffic goes on through the kernel's device, and the next start takes it back", async () => {
+    const net = await overlay(2);
+    const other = net.startDaemon(hostOf(net, 2), { engine: "userspace" });
+    const start = () =>
+      net.startDaemon(hostOf(net, 1), { engine: "userspace", datapath: 'on_stop = "kernel"' });
+    const first = start();
+    await first.ready(1);
+    const peer = await other.ready(1);
+    await first.child.end();
+    const link = await runProgram(["ip", "-n", hostOf(net, 1).namespace, "-d", "link", "show", "flannel.1"]);
+    expect(link).toContain("vxlan id 1 local 10.77.0.1");
+    await ping(hostOf(net, 1), vtepAddress(peer));
+    const second = start();
+    expect((await second.ready(1)).engine?.name).toBe("userspace");
+    await ping(hostOf(net, 1), vtepAddress(peer));
+  });
+
   test("forwarding is switched on where it is off, and not at all when told so", async () => {
     const net = await overlay(2);
     const sysctl = (host: LabHost) => inside(host.namespace, ["cat", "/proc/sys/net/ipv4/ip_forward"]);

@@ -256,8 +256,8 @@ strict = "maybe"
       '2: datapath.engine = "dgram": comes with a later release; in this one it must be one of "auto", "userspace", "kernel"',
     ],
     [
-      "[datapath]\non_stop = 'kernel'",
-      '2: datapath.on_stop = "kernel": comes with a later release; in this one it must be one of "keep", "remove"',
+      "[datapath]\non_stop = 'hand-over'",
+      '2: datapath.on_stop = "hand-over": must be one of "keep", "remove", "kernel"',
     ],
     [
       "[datapath]\nallow_sources = [\n'10.0.0.0/8',\n'x']",
