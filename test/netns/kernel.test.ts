@@ -4,7 +4,7 @@ import type { KernelEvents, KernelLink, KernelTable, VxlanSpec } from "../../src
 import { namespacesRefused, openRemoteKernel, type RemoteKernel } from "../support/remote-kernel.ts";
 
 const refused = namespacesRefused();
-if (refused !== undefined) console.warn(`SKIPPED test/netns/kernel.test.ts: ${refused}`);
+if (refused !== undefined) process.stderr.write(`SKIPPED test/netns/kernel.test.ts: ${refused}\n`);
 
 const ourProtocol = 201;
 const macA = "0a:00:00:00:00:01";
