@@ -45,6 +45,8 @@ function ownReason(lease: Lease, { own, overlay, backendType }: PeerContext): st
     return `backend type ${JSON.stringify(type)} is not ${JSON.stringify(backendType)}`;
   if (publicIp === undefined) return "it has no PublicIP";
   if (!isHostAddress(publicIp)) return `PublicIP ${publicIp} is no host's address`;
+  if (publicIp.family !== own.attributes.publicIp?.family)
+    return `PublicIP ${publicIp} is of another family than ours`;
   if (publicIp.equals(own.attributes.publicIp)) return `PublicIP ${publicIp} is our own`;
   const ownSubnets = subnetsOf(own.subnets);
   for (const subnet of subnetsOf(lease.subnets)) {

@@ -209,7 +209,7 @@ async function addVxlan(kernel: Kernel, link: VxlanLink, state: KernelState, own
   if (uplink === undefined)
     throw new FlannelError("uplink/missing", `interface ${link.uplink} does not exist`);
   const { name, mtuBytes, mac, vni, port, learning, gbp } = link;
-  await kernel.addVxlan({
+  const spec = {
     name,
     mtuBytes,
     mac,
@@ -220,7 +220,22 @@ async function addVxlan(kernel: Kernel, link: VxlanLink, state: KernelState, own
     learning,
     gbp,
     alias: owner,
-  });
+  };
+  try {
+    await kernel.addVxlan(spec);
+  } catch (error) {
+    if (!(error instanceof FlannelError) || error.fields["errno"] !== "EOPNOTSUPP") throw error;
+    throw new FlannelError(
+      "engine/no-vxlan",
+      "this kernel has no vxlan devices",
+      {},
+      {
+        cause: error,
+        remedy:
+          'Load the module (modprobe vxlan; some distributions have it in an extra package), or set datapath.engine to "userspace"',
+      },
+    );
+  }
   await readIndex(kernel, state, name);
 }
 

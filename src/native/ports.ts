@@ -10,7 +10,7 @@ export interface Addon {
    * Attaches to the TUN `device` (making it, persistent, where it is missing), probes its offloads, binds
    * the UDP sockets and starts the packet threads with an empty table. On an error nothing is left behind.
    * Errors: EBUSY another process holds the TUN; EINVAL a device of that name is no TUN of ours;
-   * EADDRINUSE the port is taken; ENOENT or EACCES no /dev/net/tun; EPERM no CAP_NET_ADMIN.
+   * EADDRINUSE the port is taken; EADDRNOTAVAIL `local` is not on this host; ENOENT or EACCES no /dev/net/tun; EPERM no CAP_NET_ADMIN.
    */
   openEngine(options: EngineOptions): Engine;
   /** Sends one datagram to the systemd notification socket `path` (`@` first: abstract). */
@@ -189,7 +189,11 @@ export interface EngineOptions {
 }
 
 export interface Engine {
-  /** Replaces the whole forwarding table between two batches; packets in flight finish with the old one. */
+  /**
+   * Replaces the whole forwarding table between two batches; packets in flight finish with the old one.
+   * A table that cannot be is refused as a whole and the old one stays: EINVAL for overlapping subnets of two
+   * peers, EAFNOSUPPORT for an endpoint of another family than `local`.
+   */
   setTable(table: ForwardingTable): void;
   stats(): EngineStats;
   /** Stops and joins the threads and closes the descriptors; the device stays. May be called twice. */
@@ -230,7 +234,10 @@ export interface EngineStats {
   readonly failure?: string;
 }
 
-/** Inner packets (segments of super-packets counted one by one) and their bytes from the IP header on. */
+/**
+ * Inner packets (segments of super-packets counted one by one) and their bytes from the IP header on. Received
+ * ones are counted when they are accepted; what the TUN then refuses is a drop.
+ */
 export interface TrafficCounters {
   readonly packets: number;
   readonly bytes: number;

@@ -31,6 +31,10 @@ export interface DaemonOptions {
   readonly instance?: string;
   readonly env?: Record<string, string>;
   readonly cwd?: string;
+  /** A program, with its arguments, that the daemon is started through. */
+  readonly wrap?: readonly string[];
+  /** In place of the lab's etcd. */
+  readonly endpoint?: string;
 }
 
 export interface Daemon {
@@ -48,6 +52,8 @@ export interface Daemon {
 export interface TestOverlay extends AsyncDisposable {
   readonly lab: Lab;
   readonly endpoint: string;
+  /** The command line of etcdctl, for a shell inside the switch's namespace. */
+  readonly etcdctl: string;
   startDaemon(host: LabHost, options: DaemonOptions): Daemon;
   /** Runs the program on a host with the configuration of one of its daemons. */
   run(daemon: Daemon, ...args: string[]): Promise<{ code: number; output: string; errors: string }>;
@@ -85,6 +91,7 @@ export async function openTestOverlay(hosts: number): Promise<TestOverlay> {
   return {
     lab,
     endpoint,
+    etcdctl: `ETCDCTL_API=3 ${etcdProgram()}ctl --endpoints ${endpoint}`,
     etcd,
     startDaemon: (host, options) => startDaemon(lab, endpoint, host, options),
     run: ({ host, configFile }, command, ...args) =>
@@ -114,22 +121,19 @@ function startDaemon(lab: Lab, endpoint: string, host: LabHost, options: DaemonO
     `[uplink]
 ${options.uplink ?? ""}
 [store.etcd]
-endpoints = ["${endpoint}"]
+endpoints = ["${options.endpoint ?? endpoint}"]
 ${options.prefix === undefined ? "" : `prefix = "${options.prefix}"`}
 [datapath]
 engine = "${options.engine}"
 ${options.datapath ?? ""}
 [host]
-run_dir = "${runDir}"
-state_dir = "${join(directory, "state")}"
-subnet_file = "${subnetFile}"
-${options.host ?? ""}
+${hostLines({ run_dir: runDir, state_dir: join(directory, "state"), subnet_file: subnetFile }, options.host)}
 [log]
 level = "debug"
 ${options.more ?? ""}
 `,
   );
-  const command = [binary, "--config", configFile];
+  const command = [...(options.wrap ?? []), binary, "--config", configFile];
   const child = lab.start(
     host.namespace,
     options.cwd === undefined ? command : ["env", "-C", options.cwd, ...command],
@@ -160,6 +164,12 @@ ${options.more ?? ""}
       );
     },
   };
+}
+
+/** The `[host]` table's lines: the defaults, but for keys that `more` sets. */
+function hostLines(defaults: Record<string, string>, more = ""): string {
+  const kept = Object.entries(defaults).filter(([key]) => !more.includes(`${key} =`));
+  return [...kept.map(([key, value]) => `${key} = "${value}"`), more].join("\n");
 }
 
 /** The VTEP's address: the first of its subnet, of one family. */

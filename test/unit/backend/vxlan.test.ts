@@ -85,6 +85,11 @@ test.each([
   ["everything", vxlanLease("0.0.0.0/0", "192.0.2.2"), "0.0.0.0/0 is outside the overlay network"],
   ["a foreign network", vxlanLease("10.6.0.0/24", "192.0.2.2"), "10.6.0.0/24 is outside the overlay network"],
   ["a multicast endpoint", vxlanLease("10.5.2.0/24", "224.0.0.1"), "PublicIP 224.0.0.1 is no host's address"],
+  [
+    "an IPv6 endpoint",
+    vxlanLease("10.5.2.0/24", "2001:db8::1", "02:00:00:00:00:02"),
+    "PublicIP 2001:db8::1 is of another family than ours",
+  ],
   ["loopback", vxlanLease("10.5.2.0/24", "127.0.0.1"), "PublicIP 127.0.0.1 is no host's address"],
   [
     "our address",

@@ -1,21 +1,214 @@
-//! TUN devices (Documentation/networking/tuntap.rst).
+//! TUN devices (Documentation/networking/tuntap.rst, drivers/net/tun.c).
+use std::ffi::{c_char, c_int, c_uint};
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::AsRawFd;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
-/// Opens, creating it where it is missing, the TUN device `name`.
-pub fn open(name: &str) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+use super::check;
+use super::poll::Stop;
+use crate::port::{PacketPort, Wake};
+use crate::wire::virtio;
+
+/// TUN with one header for offloads. Several queues are allowed, although one is used: a persistent device keeps
+/// the mode it was made with, so this is fixed for ever (attaching with another mode is EINVAL).
+const MODE: c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+
+const CHECKSUM: c_uint = 0x01;
+const TSO4: c_uint = 0x02;
+const TSO6: c_uint = 0x04;
+const TSO_ECN: c_uint = 0x08;
+const USO: c_uint = 0x20 | 0x40;
+/// Tried in this order: UDP segmentation came with Linux 6.2.
+const OFFLOADS: [c_uint; 4] = [
+    CHECKSUM | TSO4 | TSO6 | TSO_ECN | USO,
+    CHECKSUM | TSO4 | TSO6 | TSO_ECN,
+    CHECKSUM,
+    0,
+];
+
+/// What the device accepted: the kernel may hand us such packets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TunOffloads(c_uint);
+
+impl TunOffloads {
+    /// Name and whether it is on, for each.
+    pub fn named(self) -> [(&'static str, bool); 5] {
+        let on = |bit: c_uint| self.0 & bit != 0;
+        [
+            ("tunChecksum", on(CHECKSUM)),
+            ("tunTso4", on(TSO4)),
+            ("tunTso6", on(TSO6)),
+            ("tunTsoEcn", on(TSO_ECN)),
+            ("tunUso", on(USO)),
+        ]
+    }
+}
+
+/// An attached TUN queue.
+#[derive(Debug)]
+pub struct Tun {
+    file: File,
+    stop: Arc<Stop>,
+    offloads: TunOffloads,
+}
+
+impl Tun {
+    /// Attaches to the device `name`, making it where it is missing. A device made here vanishes with the
+    /// descriptor until `persist` is called.
+    ///
+    /// Errors: ENOENT or EACCES no /dev/net/tun; EPERM no CAP_NET_ADMIN; EINVAL the name is impossible, or its
+    /// device is no TUN of our mode; EBUSY the device is up and somebody reads it (of a device that is down that
+    /// cannot be told).
+    pub fn open(name: &str, stop: Arc<Stop>) -> io::Result<Self> {
+        Self::attach(name, stop, &OFFLOADS)
+    }
+
+    /// As `open`, with every offload off: each packet read is complete and within the device's MTU.
+    pub fn open_plain(name: &str, stop: Arc<Stop>) -> io::Result<Self> {
+        Self::attach(name, stop, &[0])
+    }
+
+    fn attach(name: &str, stop: Arc<Stop>, offloads: &[c_uint]) -> io::Result<Self> {
+        let mut request = request_for(name)?;
+        if carries(&mut request)? {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open("/dev/net/tun")?;
+        request.ifr_ifru.ifru_flags = MODE as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &mut request) })?;
+        let header_len = virtio::HEADER_LEN as c_int;
+        // SAFETY: TUNSETVNETHDRSZ reads one int, which outlives the call.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &header_len) })?;
+        let offloads = probe_offloads(&file, offloads)?;
+        Ok(Self {
+            file,
+            stop,
+            offloads,
+        })
+    }
+
+    /// Makes the device outlive its descriptors.
+    pub fn persist(&self) -> io::Result<()> {
+        let on: libc::c_ulong = 1;
+        // SAFETY: TUNSETPERSIST takes a number.
+        check(unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETPERSIST as _, on) })?;
+        Ok(())
+    }
+
+    /// What the device accepted.
+    pub fn offloads(&self) -> TunOffloads {
+        self.offloads
+    }
+}
+
+impl PacketPort for Tun {
+    fn wait_readable(&self) -> io::Result<Wake> {
+        self.stop.wait(self.file.as_fd(), libc::POLLIN, -1)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.requested()
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        (&self.file).write_vectored(parts).map(|_| ())
+    }
+}
+
+fn request_for(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: ifreq is plain data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
+    // `%` would make the kernel number devices by itself.
+    let odd = |byte: u8| byte <= b' ' || byte >= 0x7f || b"/:%".contains(&byte);
+    let fits = !name.is_empty() && name.len() < request.ifr_name.len();
+    if !fits || name == "." || name == ".." || name.bytes().any(odd) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
+        *to = from as c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-    // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &mut request) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
+    Ok(request)
+}
+
+/// Whether the device exists, is up and has a carrier: a persistent TUN has one only while a queue is attached.
+fn carries(request: &mut libc::ifreq) -> io::Result<bool> {
+    const ETHTOOL_GLINK: u32 = 0x0a;
+    let socket = UdpSocket::bind("[::]:0").or_else(|_| UdpSocket::bind("0.0.0.0:0"))?;
+    let mut value = [ETHTOOL_GLINK, 0];
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: SIOCETHTOOL reads the ifreq and writes the two words it points to; both outlive the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &mut *request) };
+    // An error is "no such device" or "says nothing": attaching will tell.
+    let [_, link] = value;
+    Ok(result == 0 && link != 0 && is_tun(&socket, request))
+}
+
+/// Whether the device's driver is that of TUN: another kind of device is refused when attaching, by its own error.
+fn is_tun(socket: &UdpSocket, request: &mut libc::ifreq) -> bool {
+    const ETHTOOL_GDRVINFO: u32 = 0x03;
+    let mut info = DriverInfo {
+        command: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        rest: [0; 160],
+    };
+    request.ifr_ifru.ifru_data = (&raw mut info).cast();
+    // SAFETY: SIOCETHTOOL reads the ifreq and writes the DriverInfo it points to; both outlive the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, request) };
+    result == 0 && info.driver.starts_with(b"tun\0")
+}
+
+/// struct ethtool_drvinfo (include/uapi/linux/ethtool.h), of which the driver matters.
+#[repr(C)]
+struct DriverInfo {
+    command: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+
+fn probe_offloads(file: &File, choices: &[c_uint]) -> io::Result<TunOffloads> {
+    let mut refusal = io::Error::from_raw_os_error(libc::EINVAL);
+    for &offloads in choices {
+        let value = libc::c_ulong::from(offloads);
+        // SAFETY: TUNSETOFFLOAD takes a number.
+        match check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, value) }) {
+            Ok(_) => return Ok(TunOffloads(offloads)),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_names_are_refused_before_anything_is_opened() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "tun%d",
+            "with space",
+            "sixteen_bytes_ab",
+            "a\0b",
+        ] {
+            let stop = Arc::new(Stop::new().unwrap());
+            let error = Tun::open(name, stop).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{name:?}");
+        }
+    }
 }

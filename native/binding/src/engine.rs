@@ -1,0 +1,244 @@
+//! The userspace datapath, in JavaScript's types.
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use flannel_lite_core::datapath::engine as core;
+use flannel_lite_core::datapath::shared::RefusedPacket as CoreRefused;
+use flannel_lite_core::forward::prefix::Prefix;
+use flannel_lite_core::forward::table::{PeerSpec, Strict, TableSpec};
+use napi::bindgen_prelude::*;
+use napi_derive::napi;
+
+/// What an engine is opened with.
+#[napi(object)]
+pub struct EngineOptions {
+    /// Name of the TUN device, at most 15 bytes.
+    pub device: String,
+    /// UDP port to receive on and to send to.
+    pub port: u32,
+    /// Source address of what is sent; it must be on this host.
+    pub local: String,
+    /// The device's MTU in bytes.
+    pub mtu_bytes: u32,
+}
+
+/// Everything the engine decides by.
+#[napi(object)]
+pub struct ForwardingTable {
+    /// VXLAN network.
+    pub vni: u32,
+    /// Our VTEP's Ethernet address.
+    pub vtep_mac: String,
+    /// The overlay networks as prefixes.
+    pub overlay: Vec<String>,
+    /// Which senders are believed: `off`, `overlay` or `full`.
+    #[napi(ts_type = "'off' | 'overlay' | 'full'")]
+    pub strict: String,
+    /// Prefixes of outer sources believed although no peer has them.
+    pub allow_sources: Vec<String>,
+    /// All peers.
+    pub peers: Vec<ForwardingPeer>,
+}
+
+/// One peer.
+#[napi(object)]
+pub struct ForwardingPeer {
+    /// Prefixes reached through it.
+    pub subnets: Vec<String>,
+    /// Outer destination address.
+    pub endpoint: String,
+    /// Inner destination MAC.
+    pub mac: String,
+}
+
+/// A moment's view of an engine.
+#[napi(object)]
+pub struct EngineStats {
+    /// What the probes found, by name.
+    pub offloads: BTreeMap<String, bool>,
+    /// To all peers.
+    pub sent: TrafficCounters,
+    /// Accepted from the tunnel.
+    pub received: TrafficCounters,
+    /// Dropped packets by reason.
+    pub drops: BTreeMap<String, f64>,
+    /// In the order of the table.
+    pub peers: Vec<PeerStats>,
+    /// The last packet refused by a sender check.
+    pub last_refused: Option<RefusedPacket>,
+    /// Why a packet thread ended before `close`.
+    pub failure: Option<String>,
+}
+
+/// Inner packets and their bytes from the IP header on.
+#[napi(object)]
+pub struct TrafficCounters {
+    /// Packets; the segments of a super-packet one by one.
+    pub packets: f64,
+    /// Bytes.
+    pub bytes: f64,
+}
+
+/// Traffic with one peer.
+#[napi(object)]
+pub struct PeerStats {
+    /// Its endpoint.
+    pub endpoint: String,
+    /// Towards it.
+    pub sent: TrafficCounters,
+    /// From it.
+    pub received: TrafficCounters,
+}
+
+/// A packet refused by a sender check.
+#[napi(object)]
+pub struct RefusedPacket {
+    /// The name of the reason in `drops`.
+    pub reason: String,
+    /// Outer source address.
+    pub outer_source: String,
+    /// Inner source address.
+    pub inner_source: String,
+    /// Inner destination address.
+    pub inner_destination: String,
+}
+
+/// A running userspace datapath.
+#[napi]
+pub struct Engine {
+    inner: core::Engine,
+}
+
+#[napi]
+impl Engine {
+    /// Attaches to the TUN (making it, persistent, where it is missing), binds the sockets and starts the packet
+    /// threads with an empty table. On an error nothing is left behind.
+    #[napi(constructor)]
+    pub fn new(options: EngineOptions) -> Result<Self> {
+        let options = core::EngineOptions {
+            port: options
+                .port
+                .try_into()
+                .map_err(|_| invalid("port", &options.port.to_string()))?,
+            local: address(&options.local)?,
+            device: options.device,
+            mtu_bytes: options.mtu_bytes as usize,
+        };
+        Ok(Self {
+            inner: core::Engine::open(&options).map_err(reason)?,
+        })
+    }
+
+    /// Replaces the whole forwarding table between two batches.
+    #[napi]
+    pub fn set_table(&self, table: ForwardingTable) -> Result<()> {
+        self.inner.set_table(&table_spec(&table)?).map_err(reason)
+    }
+
+    /// Counters and state, also after `close`.
+    #[napi]
+    pub fn stats(&self) -> EngineStats {
+        let stats = self.inner.stats();
+        let peer = |peer: &core::PeerStats| PeerStats {
+            endpoint: peer.endpoint.to_string(),
+            sent: traffic(peer.sent),
+            received: traffic(peer.received),
+        };
+        EngineStats {
+            offloads: stats
+                .offloads
+                .iter()
+                .map(|(name, on)| ((*name).to_owned(), *on))
+                .collect(),
+            sent: traffic(stats.sent),
+            received: traffic(stats.received),
+            drops: stats
+                .drops
+                .iter()
+                .map(|(name, n)| ((*name).to_owned(), *n as f64))
+                .collect(),
+            peers: stats.peers.iter().map(peer).collect(),
+            last_refused: stats.last_refused.map(refused),
+            failure: stats.failure,
+        }
+    }
+
+    /// Stops and joins the threads and closes the descriptors; the device stays. May be called twice.
+    #[napi]
+    pub fn close(&self) {
+        self.inner.close();
+    }
+}
+
+/// Reads a table's texts.
+pub fn table_spec(table: &ForwardingTable) -> Result<TableSpec> {
+    let peer = |peer: &ForwardingPeer| {
+        Ok(PeerSpec {
+            subnets: prefixes(&peer.subnets)?,
+            endpoint: address(&peer.endpoint)?,
+            mac: mac(&peer.mac)?,
+        })
+    };
+    Ok(TableSpec {
+        vni: table.vni,
+        vtep_mac: mac(&table.vtep_mac)?,
+        overlay: prefixes(&table.overlay)?,
+        strict: match table.strict.as_str() {
+            "off" => Strict::Off,
+            "overlay" => Strict::Overlay,
+            "full" => Strict::Full,
+            other => return Err(invalid("strict", other)),
+        },
+        allow_sources: prefixes(&table.allow_sources)?,
+        peers: table.peers.iter().map(peer).collect::<Result<_>>()?,
+    })
+}
+
+fn traffic(stats: core::TrafficStats) -> TrafficCounters {
+    TrafficCounters {
+        packets: stats.packets as f64,
+        bytes: stats.bytes as f64,
+    }
+}
+
+fn refused(packet: CoreRefused) -> RefusedPacket {
+    RefusedPacket {
+        reason: packet.reason.name().to_owned(),
+        outer_source: packet.outer_source.to_string(),
+        inner_source: packet.inner_source.to_string(),
+        inner_destination: packet.inner_destination.to_string(),
+    }
+}
+
+/// Reads an IP address.
+pub fn address(text: &str) -> Result<IpAddr> {
+    text.parse().map_err(|_| invalid("address", text))
+}
+
+fn prefixes(texts: &[String]) -> Result<Vec<Prefix>> {
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(|()| invalid("prefix", text)))
+        .collect()
+}
+
+fn mac(text: &str) -> Result<[u8; 6]> {
+    let byte = |part: &str| {
+        u8::from_str_radix(part, 16)
+            .ok()
+            .filter(|_| part.len() == 2)
+    };
+    let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| invalid("mac", text))
+}
+
+fn invalid(what: &str, value: &str) -> Error {
+    Error::from_reason(format!("EINVAL: {what} {value}"))
+}
+
+/// The text by which the other side tells failures apart.
+pub fn reason(error: flannel_lite_core::error::Error) -> Error {
+    Error::from_reason(error.to_string())
+}

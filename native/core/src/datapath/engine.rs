@@ -1,0 +1,355 @@
+//! Starts the packet threads, swaps their table, stops them.
+use std::any::Any;
+use std::io;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use super::shared::{RefusedPacket, Shared};
+use super::{inbound, outbound};
+use crate::error::Error;
+use crate::forward::drop::DropReason;
+use crate::forward::table::{Table, TableSpec};
+use crate::sys::poll::Stop;
+use crate::sys::thread::block_signals;
+use crate::sys::tun::Tun;
+use crate::sys::udp::{OpenError, Udp};
+
+/// What an engine is opened with.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Name of the TUN device, at most 15 bytes.
+    pub device: String,
+    /// UDP port to receive on and to send to.
+    pub port: u16,
+    /// Source address of what is sent; its family is that of the tunnel.
+    pub local: IpAddr,
+    /// The device's MTU in bytes.
+    pub mtu_bytes: usize,
+}
+
+/// Packets and their bytes from the IP header on.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TrafficStats {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Traffic with one peer of the current table.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerStats {
+    /// Its endpoint.
+    pub endpoint: IpAddr,
+    /// Towards it.
+    pub sent: TrafficStats,
+    /// From it.
+    pub received: TrafficStats,
+}
+
+/// A moment's view; the numbers are read one after the other while packets go on.
+#[derive(Clone, Debug)]
+pub struct EngineStats {
+    /// What is in use, by name.
+    pub offloads: Vec<(&'static str, bool)>,
+    /// To all peers.
+    pub sent: TrafficStats,
+    /// Accepted from the tunnel; the TUN may still refuse them, which `drops` says.
+    pub received: TrafficStats,
+    /// Every reason, also those never met.
+    pub drops: Vec<(&'static str, u64)>,
+    /// In the order of the table.
+    pub peers: Vec<PeerStats>,
+    /// The last packet that a sender check refused.
+    pub last_refused: Option<RefusedPacket>,
+    /// Why a packet thread ended before `close`.
+    pub failure: Option<String>,
+}
+
+/// Two packet threads with their TUN and sockets. Dropping it closes it.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    stop: Arc<Stop>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    tun_offloads: [(&'static str, bool); 5],
+    udp_gro: bool,
+    local: IpAddr,
+}
+
+impl Engine {
+    /// Opens everything and starts the threads with a table that sends and accepts nothing. The device becomes
+    /// persistent last: after an error, one that was not there before is gone again.
+    ///
+    /// Errors: those of `Tun::open`; EADDRINUSE the port is taken; EADDRNOTAVAIL `local` is not on this host.
+    pub fn open(options: &EngineOptions) -> Result<Self, Error> {
+        let EngineOptions {
+            device,
+            port,
+            local,
+            mtu_bytes,
+        } = options;
+        if *port == 0 || !(68..=65_535).contains(mtu_bytes) || local.is_unspecified() {
+            let subject = format!("open engine {device}");
+            return Err(Error::invalid(
+                subject,
+                "port, local address or MTU out of range",
+            ));
+        }
+        let start = |error: io::Error| Error::from_io(&error, format!("start engine {device}"));
+        let stop = Arc::new(Stop::new().map_err(start)?);
+        let attach = |error: io::Error| Error::from_io(&error, format!("attach tun {device}"));
+        let tun = Arc::new(Tun::open(device, Arc::clone(&stop)).map_err(attach)?);
+        let udp = Udp::open(*local, *port, Arc::clone(&stop)).map_err(|error| match error {
+            OpenError::Receiver(error) => Error::from_io(&error, format!("bind udp port {port}")),
+            OpenError::Sender(error) => Error::from_io(&error, format!("bind udp address {local}")),
+        })?;
+        let engine = Self {
+            shared: Arc::new(Shared::new(*mtu_bytes, udp.gso())),
+            stop,
+            threads: Mutex::default(),
+            tun_offloads: tun.offloads().named(),
+            udp_gro: udp.gro(),
+            local: *local,
+        };
+        engine.spawn_both(&tun, &Arc::new(udp)).map_err(start)?;
+        tun.persist()
+            .map_err(|error| Error::from_io(&error, format!("persist tun {device}")))?;
+        Ok(engine)
+    }
+
+    fn spawn_both(&self, tun: &Arc<Tun>, udp: &Arc<Udp>) -> io::Result<()> {
+        let (out_tun, out_udp, out_shared) =
+            (Arc::clone(tun), Arc::clone(udp), Arc::clone(&self.shared));
+        self.spawn("fl-outbound", move || {
+            outbound::run(&*out_tun, &*out_udp, &out_shared)
+        })?;
+        let (in_tun, in_udp, in_shared) =
+            (Arc::clone(tun), Arc::clone(udp), Arc::clone(&self.shared));
+        self.spawn("fl-inbound", move || {
+            inbound::run(&*in_tun, &*in_udp, &in_shared)
+        })
+    }
+
+    fn spawn(
+        &self,
+        name: &'static str,
+        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
+        let body = move || {
+            block_signals();
+            match catch_unwind(AssertUnwindSafe(run)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => shared.fail(Error::from_io(&error, name).to_string()),
+                Err(panic) => shared.fail(format!("{name}: panic: {}", panic_text(&*panic))),
+            }
+            // One alone is no engine.
+            stop.request();
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        self.threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
+        Ok(())
+    }
+
+    /// Replaces the whole table between two batches. Peers known by endpoint and MAC keep their counters.
+    ///
+    /// Errors (the old table stays): EINVAL a VNI beyond 24 bits, or subnets of two peers overlap; EAFNOSUPPORT an
+    /// endpoint of another family than `local`.
+    pub fn set_table(&self, spec: &TableSpec) -> Result<(), Error> {
+        let operation = "set forwarding table";
+        if spec.vni >= 1 << 24 {
+            return Err(Error::invalid(
+                operation,
+                &format!("vni {} is beyond 24 bits", spec.vni),
+            ));
+        }
+        let foreign = |endpoint: IpAddr| endpoint.is_ipv4() != self.local.is_ipv4();
+        if let Some(peer) = spec.peers.iter().find(|peer| foreign(peer.endpoint)) {
+            let detail = format!("endpoint {} beside local {}", peer.endpoint, self.local);
+            return Err(Error::with_detail(libc::EAFNOSUPPORT, operation, &detail));
+        }
+        let table = Table::build(spec, &self.shared.table.load())
+            .map_err(|error| Error::invalid(operation, &error.to_string()))?;
+        self.shared.table.store(Arc::new(table));
+        Ok(())
+    }
+
+    /// Counters and state, also after `close`.
+    pub fn stats(&self) -> EngineStats {
+        let shared = &self.shared;
+        let mut offloads = self.tun_offloads.to_vec();
+        offloads.extend([("udpGso", shared.udp_gso()), ("udpGro", self.udp_gro)]);
+        let drops = DropReason::ALL.iter().map(|reason| {
+            (
+                reason.name(),
+                shared.outbound.dropped(*reason) + shared.inbound.dropped(*reason),
+            )
+        });
+        let peers = shared.table.load();
+        let peers = peers.peers().iter().map(|peer| PeerStats {
+            endpoint: peer.endpoint,
+            sent: (&peer.traffic.sent).into(),
+            received: (&peer.traffic.received).into(),
+        });
+        EngineStats {
+            offloads,
+            sent: (&shared.outbound.traffic).into(),
+            received: (&shared.inbound.traffic).into(),
+            drops: drops.collect(),
+            peers: peers.collect(),
+            last_refused: shared.last_refused(),
+            failure: shared.failure(),
+        }
+    }
+
+    /// Stops and joins the threads; their descriptors are then closed, and the device stays. May be called twice.
+    pub fn close(&self) {
+        self.stop.request();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A panic was caught and noted inside.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl From<&crate::forward::counters::Traffic> for TrafficStats {
+    fn from(traffic: &crate::forward::counters::Traffic) -> Self {
+        Self {
+            packets: traffic.packets.get(),
+            bytes: traffic.bytes.get(),
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn idle() -> Engine {
+        Engine {
+            shared: Arc::new(Shared::new(1_450, true)),
+            stop: Arc::new(Stop::new().unwrap()),
+            threads: Mutex::default(),
+            tun_offloads: [("tunChecksum", true); 5],
+            udp_gro: true,
+            local: [192, 0, 2, 1].into(),
+        }
+    }
+
+    #[test]
+    fn a_panic_is_reported_and_stops_the_other_thread() {
+        let engine = idle();
+        let stop = Arc::clone(&engine.stop);
+        engine
+            .spawn("fl-one", move || {
+                while !stop.requested() {
+                    thread::yield_now();
+                }
+                Ok(())
+            })
+            .unwrap();
+        engine.spawn("fl-two", || panic!("deliberate")).unwrap();
+        let threads = std::mem::take(&mut *engine.threads.lock().unwrap());
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        assert_eq!(engine.stats().failure.unwrap(), "fl-two: panic: deliberate");
+    }
+
+    #[test]
+    fn a_failed_thread_says_why_and_closing_twice_is_fine() {
+        let engine = idle();
+        engine
+            .spawn("fl-one", || Err(io::Error::from_raw_os_error(libc::EBADFD)))
+            .unwrap();
+        engine.close();
+        engine.close();
+        assert!(
+            engine
+                .stats()
+                .failure
+                .unwrap()
+                .starts_with("EBADFD: fl-one: ")
+        );
+    }
+
+    #[test]
+    fn a_refused_table_leaves_the_old_one() {
+        let engine = idle();
+        let peer = |endpoint: &str| crate::forward::table::PeerSpec {
+            subnets: vec!["10.5.2.0/24".parse().unwrap()],
+            endpoint: endpoint.parse().unwrap(),
+            mac: [2; 6],
+        };
+        let spec = |vni, endpoints: &[&str]| TableSpec {
+            vni,
+            peers: endpoints.iter().map(|endpoint| peer(endpoint)).collect(),
+            ..TableSpec::default()
+        };
+        engine.set_table(&spec(1, &["192.0.2.2"])).unwrap();
+        let text = |spec: &TableSpec| engine.set_table(spec).unwrap_err().to_string();
+        assert!(text(&spec(1 << 24, &[])).starts_with("EINVAL: "));
+        assert!(text(&spec(1, &["2001:db8::2"])).starts_with("EAFNOSUPPORT: "));
+        assert!(text(&spec(1, &["192.0.2.2", "192.0.2.3"])).contains("192.0.2.3 overlap"));
+        assert_eq!(engine.stats().peers.len(), 1);
+    }
+
+    #[test]
+    fn options_out_of_range_open_nothing() {
+        let good = EngineOptions {
+            device: "fl-never".to_owned(),
+            port: 8472,
+            local: [192, 0, 2, 1].into(),
+            mtu_bytes: 1_450,
+        };
+        for bad in [
+            EngineOptions {
+                port: 0,
+                ..good.clone()
+            },
+            EngineOptions {
+                mtu_bytes: 67,
+                ..good.clone()
+            },
+            EngineOptions {
+                mtu_bytes: 65_536,
+                ..good.clone()
+            },
+            EngineOptions {
+                local: [0; 4].into(),
+                ..good.clone()
+            },
+            EngineOptions {
+                device: "a/b".to_owned(),
+                ..good
+            },
+        ] {
+            assert!(
+                Engine::open(&bad)
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("EINVAL: ")
+            );
+        }
+    }
+}

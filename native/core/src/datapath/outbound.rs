@@ -1,0 +1,497 @@
+//! From the TUN to the peers.
+use std::io;
+
+use super::queue::{SendQueue, Target};
+use super::segment::{MAX_HEADERS_LEN, Segments};
+use super::shared::Shared;
+use super::transport::{self, FlowKey};
+use crate::forward::decide;
+use crate::forward::drop::DropReason;
+use crate::forward::table::Table;
+use crate::port::{Area, DatagramPort, PacketPort, Piece, Span, Wake};
+use crate::wire::ip::IpHeader;
+use crate::wire::virtio::{self, VnetHeader};
+use crate::wire::{ecn, vxlan};
+
+/// A batch ends after so many packets or bytes, whichever is first.
+const BATCH_PACKETS: usize = 64;
+const BATCH_BYTES: usize = 128 << 10;
+/// The longest packet, with its virtio header.
+const READ_BYTES: usize = virtio::HEADER_LEN + 65_536;
+/// In front of each read: the tunnel's headers then end where the IP packet begins, in place of the virtio header.
+const HEAD_ROOM: usize = vxlan::HEADER_LEN - virtio::HEADER_LEN;
+
+const _: () = assert!(
+    vxlan::HEADER_LEN + MAX_HEADERS_LEN < 64 << 10,
+    "headers fit an empty queue"
+);
+
+/// Carries packets until the engine closes. An error is the TUN's and final: its device is gone.
+pub fn run(tun: &impl PacketPort, udp: &impl DatagramPort, shared: &Shared) -> io::Result<()> {
+    let mut arena = vec![0; BATCH_BYTES + HEAD_ROOM + READ_BYTES];
+    let mut queue = SendQueue::new(udp.senders(), shared.udp_gso());
+    let mut drained = true;
+    while !tun.stopped() {
+        if drained && tun.wait_readable()? == Wake::Stopped {
+            break;
+        }
+        drained = false;
+        let table = shared.table.load();
+        let mut at = 0;
+        for _ in 0..BATCH_PACKETS {
+            let room = arena
+                .get_mut(at + HEAD_ROOM..at + HEAD_ROOM + READ_BYTES)
+                .unwrap_or_default();
+            match tun.read(room) {
+                Ok(len) => {
+                    let slot = Span {
+                        start: at,
+                        len: HEAD_ROOM + len,
+                    };
+                    forward(&mut arena, slot, &mut queue, udp, &table, shared)
+                        .unwrap_or_else(|reason| shared.outbound.drop(reason, 1));
+                    at += slot.len;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    drained = true;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The kernel could not describe the packet, and has dropped it.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    shared.outbound.drop(DropReason::TunError, 1);
+                }
+                Err(error) => return Err(error),
+            }
+            if at >= BATCH_BYTES {
+                break;
+            }
+        }
+        queue.flush(udp, &arena, &table, shared);
+    }
+    Ok(())
+}
+
+/// Queues the packet in `slot`, in segments if it is a super-packet.
+fn forward(
+    arena: &mut [u8],
+    slot: Span,
+    queue: &mut SendQueue,
+    udp: &impl DatagramPort,
+    table: &Table,
+    shared: &Shared,
+) -> Result<(), DropReason> {
+    let read = Span {
+        start: slot.start + HEAD_ROOM,
+        len: slot.len - HEAD_ROOM,
+    };
+    let (vnet, packet) = VnetHeader::decode(read.of(arena)).ok_or(DropReason::Truncated)?;
+    let verdict = decide::outbound(packet, table)?;
+    let peer = table.peer(verdict.peer).ok_or(DropReason::NoRoute)?;
+    let target = Target {
+        lane: queue.lane(FlowKey::of(packet, &verdict.ip).spread()),
+        endpoint: peer.endpoint,
+        tos: ecn::encapsulate(verdict.ip.traffic_class),
+        peer: verdict.peer,
+    };
+    let tunnel = vxlan::encode(table.vni, peer.mac, table.vtep_mac, !verdict.ip.is_v4());
+    if vnet.gso_type & !virtio::GSO_ECN == virtio::GSO_NONE {
+        return queue_whole(
+            arena,
+            slot.start,
+            queue,
+            &target,
+            tunnel,
+            &vnet,
+            &verdict.ip,
+        );
+    }
+    let segments = Segments::plan(packet, &vnet, &verdict.ip).ok_or(DropReason::BadOffload)?;
+    let packet_start = slot.start + vxlan::HEADER_LEN;
+    for index in 0..segments.count() {
+        let len = vxlan::HEADER_LEN + segments.headers_len();
+        let (start, headers) = match queue.headers(len) {
+            Some(room) => room,
+            None => {
+                queue.flush(udp, arena, table, shared);
+                queue.headers(len).ok_or(DropReason::BadOffload)?
+            }
+        };
+        let packet = arena.get(packet_start..).unwrap_or_default();
+        let (outer, inner) = headers.split_at_mut(vxlan::HEADER_LEN);
+        outer.copy_from_slice(&tunnel);
+        let mut payload = segments.cut(packet, index, inner);
+        payload.start += packet_start;
+        let headers = Piece {
+            area: Area::Headers,
+            span: Span { start, len },
+        };
+        queue.push(
+            &target,
+            &[
+                headers,
+                Piece {
+                    area: Area::Packets,
+                    span: payload,
+                },
+            ],
+        );
+    }
+    Ok(())
+}
+
+/// Queues an ordinary packet: its tunnel headers go right in front of it.
+fn queue_whole(
+    arena: &mut [u8],
+    start: usize,
+    queue: &mut SendQueue,
+    target: &Target,
+    tunnel: [u8; vxlan::HEADER_LEN],
+    vnet: &VnetHeader,
+    ip: &IpHeader,
+) -> Result<(), DropReason> {
+    let len = vxlan::HEADER_LEN + ip.total_len;
+    let bytes = arena
+        .get_mut(start..start + len)
+        .ok_or(DropReason::Truncated)?;
+    let (outer, packet) = bytes.split_at_mut(vxlan::HEADER_LEN);
+    if vnet.needs_checksum() {
+        let (from, offset) = (vnet.checksum_start.into(), vnet.checksum_offset.into());
+        if !transport::complete_checksum(packet, from, offset) {
+            return Err(DropReason::BadOffload);
+        }
+    }
+    outer.copy_from_slice(&tunnel);
+    queue.push(
+        target,
+        &[Piece {
+            area: Area::Packets,
+            span: Span { start, len },
+        }],
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::forward::table::{PeerSpec, TableSpec};
+    use crate::port::memory::{MemoryTun, MemoryUdp};
+    use crate::testing::{self, Random};
+    use crate::wire::put_u16;
+
+    const PEER_MAC: vxlan::Mac = [2, 0, 0, 0, 0, 9];
+    const OWN_MAC: vxlan::Mac = [2, 0, 0, 0, 0, 1];
+
+    fn shared() -> Shared {
+        let peer = PeerSpec {
+            subnets: vec![
+                "10.5.2.0/24".parse().unwrap(),
+                "fd00:2::/32".parse().unwrap(),
+            ],
+            endpoint: [192, 0, 2, 2].into(),
+            mac: PEER_MAC,
+        };
+        let spec = TableSpec {
+            vni: 7,
+            vtep_mac: OWN_MAC,
+            peers: vec![peer],
+            ..TableSpec::default()
+        };
+        let shared = Shared::new(1_450, true);
+        shared
+            .table
+            .store(Table::build(&spec, &Table::empty()).unwrap().into());
+        shared
+    }
+
+    fn carry(packets: &[(VnetHeader, Vec<u8>)], udp: &MemoryUdp, shared: &Shared) {
+        let tun = MemoryTun::default();
+        for (vnet, packet) in packets {
+            tun.to_read
+                .borrow_mut()
+                .push_back([&vnet.encode()[..], packet].concat());
+        }
+        run(&tun, udp, shared).unwrap();
+    }
+
+    fn plain(packet: Vec<u8>) -> (VnetHeader, Vec<u8>) {
+        (VnetHeader::default(), packet)
+    }
+
+    /// The inner packets in the order of sending, each stripped of its checked tunnel header.
+    fn inner(udp: &MemoryUdp) -> Vec<Vec<u8>> {
+        let sent = udp.sent.borrow();
+        let datagrams = sent.iter().flat_map(|message| &message.datagrams);
+        datagrams
+            .map(|datagram| {
+                let v6 = datagram[vxlan::HEADER_LEN] >> 4 == 6;
+                assert_eq!(
+                    datagram[..vxlan::HEADER_LEN],
+                    vxlan::encode(7, PEER_MAC, OWN_MAC, v6)
+                );
+                datagram[vxlan::HEADER_LEN..].to_vec()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn packets_of_equal_size_travel_as_one_message() {
+        let (udp, shared) = (MemoryUdp::default(), shared());
+        let packets: Vec<_> = [100, 100, 100, 60, 100].map(testing::udp4).into();
+        let queue: Vec<_> = packets.iter().cloned().map(plain).collect();
+        carry(&queue, &udp, &shared);
+        assert_eq!(inner(&udp), packets);
+        let counts: Vec<usize> = udp
+            .sent
+            .borrow()
+            .iter()
+            .map(|message| message.datagrams.len())
+            .collect();
+        assert_eq!(counts, [4, 1], "a shorter one ends a run");
+        let endpoint: IpAddr = [192, 0, 2, 2].into();
+        assert!(
+            udp.sent
+                .borrow()
+                .iter()
+                .all(|message| message.endpoint == endpoint)
+        );
+        let traffic = &shared.outbound.traffic;
+        let bytes: usize = packets.iter().map(Vec::len).sum();
+        assert_eq!(
+            (traffic.packets.get(), traffic.bytes.get()),
+            (5, bytes as u64)
+        );
+        assert_eq!(
+            shared.table.load().peers()[0].traffic.sent.bytes.get(),
+            bytes as u64
+        );
+    }
+
+    #[test]
+    fn a_super_packet_leaves_as_valid_segments() {
+        for v6 in [false, true] {
+            let (udp, shared) = (MemoryUdp::default(), shared());
+            let payload = Random::new(9).bytes(64_000);
+            let mut packet = testing::tcp(v6, 1, 0x18, &payload);
+            testing::unfinish(&mut packet);
+            let start = if v6 { 40 } else { 20 };
+            let vnet = VnetHeader {
+                flags: virtio::NEEDS_CHECKSUM,
+                gso_type: if v6 {
+                    virtio::GSO_TCP6
+                } else {
+                    virtio::GSO_TCP4
+                },
+                header_len: start + 32,
+                gso_size: 1_398 - start,
+                checksum_start: start,
+                checksum_offset: 16,
+            };
+            carry(&[(vnet, packet)], &udp, &shared);
+            let segments = inner(&udp);
+            assert!(
+                segments
+                    .iter()
+                    .all(|segment| testing::transport_sum(segment) == 0xffff)
+            );
+            let at = usize::from(start) + 32;
+            let joined: Vec<u8> = segments.iter().flat_map(|s| &s[at..]).copied().collect();
+            assert_eq!(joined, payload);
+            assert_eq!(
+                udp.sent.borrow().len(),
+                2,
+                "with all headers more than one message holds"
+            );
+            assert_eq!(shared.outbound.traffic.packets.get(), segments.len() as u64);
+        }
+    }
+
+    #[test]
+    fn tiny_segments_overflow_the_headers_and_all_leave() {
+        let (udp, shared) = (MemoryUdp::default(), shared());
+        let payload = Random::new(10).bytes(30_000);
+        let packet = testing::tcp(false, 1, 0x10, &payload);
+        let vnet = VnetHeader {
+            gso_type: virtio::GSO_TCP4,
+            gso_size: 10,
+            ..VnetHeader::default()
+        };
+        carry(&[(vnet, packet)], &udp, &shared);
+        let joined: Vec<u8> = inner(&udp).iter().flat_map(|s| &s[52..]).copied().collect();
+        assert_eq!(joined, payload);
+        assert_eq!(shared.outbound.traffic.packets.get(), 3_000);
+    }
+
+    #[test]
+    fn an_unfinished_checksum_is_completed() {
+        let (udp, shared) = (MemoryUdp::default(), shared());
+        let packets = [
+            testing::udp4(33),
+            testing::udp6(33),
+            testing::tcp(true, 1, 2, &[]),
+        ];
+        let queue: Vec<_> = packets
+            .iter()
+            .map(|packet| {
+                let mut unfinished = packet.clone();
+                testing::unfinish(&mut unfinished);
+                let start = if packet[0] >> 4 == 6 { 40 } else { 20 };
+                let tcp = packet.len() == 72;
+                let vnet = VnetHeader {
+                    flags: virtio::NEEDS_CHECKSUM,
+                    checksum_start: start,
+                    checksum_offset: if tcp { 16 } else { 6 },
+                    ..VnetHeader::default()
+                };
+                (vnet, unfinished)
+            })
+            .collect();
+        carry(&queue, &udp, &shared);
+        let (mut sent, mut expected) = (inner(&udp), packets.to_vec());
+        sent.sort();
+        expected.sort();
+        assert_eq!(sent, expected, "flows may pass each other");
+    }
+
+    #[test]
+    fn the_outer_class_carries_the_inner_congestion_bits() {
+        let (udp, shared) = (MemoryUdp::default(), shared());
+        let queue: Vec<_> = [0xb8, 0xb9, 0xba, 0xbb]
+            .map(|tos| {
+                let mut packet = testing::udp4(10);
+                packet[1] = tos;
+                plain(packet)
+            })
+            .into();
+        carry(&queue, &udp, &shared);
+        let toses: Vec<u8> = udp
+            .sent
+            .borrow()
+            .iter()
+            .map(|message| message.tos)
+            .collect();
+        assert_eq!(
+            toses,
+            [0, 1, 2],
+            "CE leaves as ECT(0) and joins the run before it"
+        );
+    }
+
+    #[test]
+    fn a_refused_message_is_sent_in_single_datagrams() {
+        for (errno, remembered) in [
+            (libc::EIO, true),
+            (libc::EINVAL, false),
+            (libc::EMSGSIZE, false),
+        ] {
+            let (udp, shared) = (MemoryUdp::default(), shared());
+            udp.segments_refused.set(Some(errno));
+            let packets: Vec<_> = [100, 100, 60].map(testing::udp4).into();
+            let queue: Vec<_> = packets.iter().cloned().map(plain).collect();
+            carry(&queue, &udp, &shared);
+            assert_eq!(inner(&udp), packets);
+            assert_eq!(shared.udp_gso(), !remembered);
+            assert_eq!(shared.outbound.traffic.packets.get(), 3);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_counted_by_reason() {
+        let (udp, shared) = (MemoryUdp::default(), shared());
+        let (mut nowhere, mut group) = (testing::udp4(1), testing::udp6(1));
+        nowhere[18] = 77;
+        group[24] = 0xff;
+        let bad = VnetHeader {
+            gso_type: 3,
+            gso_size: 100,
+            ..VnetHeader::default()
+        };
+        let lost = VnetHeader {
+            flags: virtio::NEEDS_CHECKSUM,
+            checksum_start: 60_000,
+            ..VnetHeader::default()
+        };
+        let queue = [
+            plain(nowhere),
+            plain(group),
+            plain(vec![0x45; 7]),
+            plain(vec![0; 60]),
+            (bad, testing::udp4(1)),
+            (lost, testing::udp4(1)),
+        ];
+        carry(&queue, &udp, &shared);
+        assert_eq!(udp.sent.borrow().len(), 0);
+        let dropped = |reason| shared.outbound.dropped(reason);
+        assert_eq!(dropped(DropReason::NoRoute), 1);
+        assert_eq!(dropped(DropReason::Multicast), 1);
+        assert_eq!(dropped(DropReason::Truncated), 1);
+        assert_eq!(dropped(DropReason::NotIp), 1);
+        assert_eq!(dropped(DropReason::BadOffload), 2);
+    }
+
+    #[test]
+    fn a_full_socket_is_waited_for_and_then_given_up() {
+        let (udp, shared) = (MemoryUdp::default(), shared());
+        udp.send_errors
+            .borrow_mut()
+            .extend([libc::EAGAIN, libc::ENOBUFS, libc::EINTR]);
+        carry(&[plain(testing::udp4(1))], &udp, &shared);
+        assert_eq!(udp.sent.borrow().len(), 1);
+        udp.send_errors.borrow_mut().extend([libc::EAGAIN; 11]);
+        carry(
+            &[plain(testing::udp4(1)), plain(testing::udp4(9))],
+            &udp,
+            &shared,
+        );
+        assert_eq!(shared.outbound.dropped(DropReason::SendQueueFull), 1);
+        assert_eq!(udp.sent.borrow().len(), 2, "the next one is tried");
+        udp.send_errors.borrow_mut().push_back(libc::EHOSTUNREACH);
+        carry(
+            &[plain(testing::udp4(1)), plain(testing::udp4(1))],
+            &udp,
+            &shared,
+        );
+        assert_eq!(shared.outbound.dropped(DropReason::SocketError), 2);
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic() {
+        let (udp, shared) = (MemoryUdp::default(), shared());
+        let mut random = Random::new(11);
+        let good = [
+            testing::tcp(false, 1, 0x10, &[1; 500]),
+            testing::tcp(true, 1, 0x10, &[1; 500]),
+        ];
+        for _ in 0..1_000 {
+            let queue: Vec<_> = (0..100)
+                .map(|_| {
+                    let mut packet = good[random.below(2)].clone();
+                    for _ in 0..random.below(4) {
+                        let at = random.below(60);
+                        packet[at] = random.next() as u8;
+                    }
+                    packet.truncate(random.below(packet.len() * 2));
+                    let header = random.bytes(10);
+                    let (mut vnet, _) = VnetHeader::decode(&header).unwrap();
+                    vnet.gso_type = [0, 1, 4, 5, 0x81][random.below(5)];
+                    vnet.gso_size %= 600;
+                    vnet.checksum_start %= 120;
+                    vnet.checksum_offset %= 40;
+                    (vnet, packet)
+                })
+                .collect();
+            carry(&queue, &udp, &shared);
+            udp.sent.borrow_mut().clear();
+        }
+        assert!(
+            shared.outbound.traffic.packets.get() > 1_000,
+            "some were good enough"
+        );
+        let mut short = testing::udp4(1);
+        put_u16(&mut short, 2, 10);
+        carry(&[plain(short)], &udp, &shared);
+    }
+}

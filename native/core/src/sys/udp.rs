@@ -1,0 +1,500 @@
+//! The tunnel's UDP sockets: one that receives on the VXLAN port, several that send from ports of their own.
+use std::ffi::c_int;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use super::check;
+use super::control::Control;
+use super::poll::Stop;
+use crate::port::{DatagramPort, INBOX_SLOT_BYTES, INBOX_SLOTS, Outgoing, Received, Span, Wake};
+
+/// Source ports to spread flows over: what a NIC's queues and equal-cost paths are chosen by.
+const SENDERS: usize = 8;
+/// Bytes asked for; without CAP_NET_ADMIN the kernel gives what net.core.rmem_max allows.
+const RECEIVE_BUFFER_BYTES: c_int = 8 << 20;
+const SEND_BUFFER_BYTES: c_int = 1 << 20;
+/// Messages and pieces of one sendmmsg.
+const MESSAGES: usize = 64;
+const PIECES: usize = 512;
+
+/// The sockets of one engine.
+#[derive(Debug)]
+pub struct Udp {
+    receiver: OwnedFd,
+    senders: Vec<OwnedFd>,
+    port: u16,
+    stop: Arc<Stop>,
+    gro: bool,
+    gso: bool,
+}
+
+/// Which socket could not be opened, and why.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The one that receives, on the wildcard address and the port.
+    Receiver(io::Error),
+    /// One that sends, from the local address.
+    Sender(io::Error),
+}
+
+impl Udp {
+    /// Binds the wildcard address of `local`'s family to `port` (as the kernel's device does), and the sending
+    /// sockets to `local`. Probes segmentation and its reverse.
+    pub fn open(local: IpAddr, port: u16, stop: Arc<Stop>) -> Result<Self, OpenError> {
+        // First, because a missing local address says more than anything else about what is wrong.
+        let senders = (0..SENDERS)
+            .map(|_| open_sender(local))
+            .collect::<io::Result<Vec<_>>>();
+        let senders = senders.map_err(OpenError::Sender)?;
+        let (receiver, gro) = open_receiver(local, port).map_err(OpenError::Receiver)?;
+        // Segment size 0 is the default: only a kernel without the option refuses it.
+        let gso = senders
+            .iter()
+            .all(|fd| set(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok());
+        Ok(Self {
+            receiver,
+            senders,
+            port,
+            stop,
+            gro,
+            gso,
+        })
+    }
+
+    /// Whether the kernel joins received datagrams.
+    pub fn gro(&self) -> bool {
+        self.gro
+    }
+
+    /// Whether the kernel cuts messages into datagrams.
+    pub fn gso(&self) -> bool {
+        self.gso
+    }
+}
+
+fn open_sender(local: IpAddr) -> io::Result<OwnedFd> {
+    let fd = socket(local)?;
+    // No DF and no path MTU of our own, as the kernel's device: the inner packet's sender learns its MTU from the
+    // TUN's.
+    match local {
+        IpAddr::V4(_) => set(
+            &fd,
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        )?,
+        IpAddr::V6(_) => {
+            set(
+                &fd,
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_DONT,
+            )?;
+        }
+    }
+    grow(
+        &fd,
+        libc::SO_SNDBUFFORCE,
+        libc::SO_SNDBUF,
+        SEND_BUFFER_BYTES,
+    );
+    bind(&fd, SocketAddr::new(local, 0))?;
+    Ok(fd)
+}
+
+fn open_receiver(local: IpAddr, port: u16) -> io::Result<(OwnedFd, bool)> {
+    let fd = socket(local)?;
+    let wildcard: IpAddr = match local {
+        IpAddr::V4(_) => {
+            set(&fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+            Ipv4Addr::UNSPECIFIED.into()
+        }
+        IpAddr::V6(_) => {
+            set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+            Ipv6Addr::UNSPECIFIED.into()
+        }
+    };
+    let gro = set(&fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+    grow(
+        &fd,
+        libc::SO_RCVBUFFORCE,
+        libc::SO_RCVBUF,
+        RECEIVE_BUFFER_BYTES,
+    );
+    bind(&fd, SocketAddr::new(wildcard, port))?;
+    Ok((fd, gro))
+}
+
+impl DatagramPort for Udp {
+    fn wait_readable(&self) -> io::Result<Wake> {
+        self.stop.wait(self.receiver.as_fd(), libc::POLLIN, -1)
+    }
+
+    fn receive(&self, arena: &mut [u8], received: &mut Vec<Received>) -> io::Result<()> {
+        received.clear();
+        // SAFETY: mmsghdr is plain data for which all zeroes is a valid value.
+        let mut headers: [libc::mmsghdr; INBOX_SLOTS] = unsafe { std::mem::zeroed() };
+        let mut iovecs = [EMPTY_IOVEC; INBOX_SLOTS];
+        let mut controls = [Control::EMPTY; INBOX_SLOTS];
+        let mut names = [Name::EMPTY; INBOX_SLOTS];
+        let slots = arena.chunks_exact_mut(INBOX_SLOT_BYTES).zip(&mut iovecs);
+        let extras = controls.iter_mut().zip(&mut names);
+        let mut count = 0;
+        for ((header, (slot, iovec)), (control, name)) in headers.iter_mut().zip(slots).zip(extras)
+        {
+            iovec.iov_base = slot.as_mut_ptr().cast();
+            iovec.iov_len = slot.len();
+            header.msg_hdr.msg_iov = iovec;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = (&raw mut *name).cast();
+            header.msg_hdr.msg_namelen = size_of::<Name>() as _;
+            header.msg_hdr.msg_control = control.as_mut_ptr();
+            header.msg_hdr.msg_controllen = Control::capacity() as _;
+            count += 1;
+        }
+        let (fd, flags) = (self.receiver.as_raw_fd(), libc::MSG_DONTWAIT);
+        // SAFETY: the headers point to buffers, names and control blocks of the lengths given, all of which are
+        // exclusively ours and outlive the call; the first `count` headers are filled.
+        let filled = check(unsafe {
+            libc::recvmmsg(
+                fd,
+                headers.as_mut_ptr(),
+                count,
+                flags as _,
+                std::ptr::null_mut(),
+            )
+        })?;
+        let filled = headers
+            .iter()
+            .take(filled as usize)
+            .zip(controls.iter().zip(&names));
+        for (slot, (header, (control, name))) in filled.enumerate() {
+            let Some(source) = name.decode() else {
+                continue;
+            };
+            let span = Span {
+                start: slot * INBOX_SLOT_BYTES,
+                len: header.msg_len as usize,
+            };
+            let (tos, segment) = read_control(control, header.msg_hdr.msg_controllen);
+            received.push(Received {
+                span,
+                source,
+                tos,
+                segment,
+            });
+        }
+        Ok(())
+    }
+
+    fn senders(&self) -> usize {
+        self.senders.len()
+    }
+
+    fn wait_writable(&self, sender: usize, timeout_ms: i32) -> io::Result<Wake> {
+        let fd = self
+            .senders
+            .get(sender)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        self.stop.wait(fd.as_fd(), libc::POLLOUT, timeout_ms)
+    }
+
+    fn send(&self, sender: usize, outgoing: &Outgoing<'_>) -> io::Result<usize> {
+        let fd = self
+            .senders
+            .get(sender)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: mmsghdr is plain data for which all zeroes is a valid value.
+        let mut headers: [libc::mmsghdr; MESSAGES] = unsafe { std::mem::zeroed() };
+        let mut iovecs = [EMPTY_IOVEC; PIECES];
+        let mut controls = [Control::EMPTY; MESSAGES];
+        let mut names = [Name::EMPTY; MESSAGES];
+        let mut free = iovecs.as_mut_slice();
+        let extras = controls.iter_mut().zip(&mut names);
+        let mut count = 0;
+        for ((message, header), (control, name)) in
+            outgoing.messages.iter().zip(&mut headers).zip(extras)
+        {
+            let Some((taken, rest)) = free.split_at_mut_checked(message.pieces.len()) else {
+                break;
+            };
+            free = rest;
+            for (iovec, part) in taken.iter_mut().zip(outgoing.parts(message)) {
+                // The kernel only reads through this pointer.
+                iovec.iov_base = part.as_ptr().cast_mut().cast();
+                iovec.iov_len = part.len();
+            }
+            *name = Name::encode(SocketAddr::new(message.endpoint, self.port));
+            write_control(
+                control,
+                message.endpoint,
+                message.tos,
+                message.segment,
+                message.segments,
+            );
+            header.msg_hdr.msg_iov = taken.as_mut_ptr();
+            header.msg_hdr.msg_iovlen = taken.len() as _;
+            header.msg_hdr.msg_name = (&raw mut *name).cast();
+            header.msg_hdr.msg_namelen = name.len();
+            if !control.is_empty() {
+                header.msg_hdr.msg_control = control.as_mut_ptr();
+                header.msg_hdr.msg_controllen = control.len() as _;
+            }
+            count += 1;
+        }
+        if count == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the first `count` headers point to iovecs, names and control blocks of the lengths given, and
+        // those to packet bytes; all outlive the call, and the kernel writes only `msg_len` of the headers.
+        let sent = check(unsafe {
+            libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags as _)
+        })?;
+        Ok(sent as usize)
+    }
+}
+
+const EMPTY_IOVEC: libc::iovec = libc::iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
+
+fn write_control(control: &mut Control, to: IpAddr, tos: u8, segment: usize, segments: usize) {
+    if segments > 1 {
+        control.push(
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            &(segment as u16).to_ne_bytes(),
+        );
+    }
+    if tos != 0 {
+        let tos = c_int::from(tos).to_ne_bytes();
+        match to {
+            IpAddr::V4(_) => control.push(libc::IPPROTO_IP, libc::IP_TOS, &tos),
+            IpAddr::V6(_) => control.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &tos),
+        }
+    }
+}
+
+/// TOS and segment size that came with a message; 0 for what did not come.
+fn read_control(control: &Control, len: usize) -> (u8, usize) {
+    let (mut tos, mut segment) = (0, 0);
+    for (level, kind, data) in control.entries(len) {
+        let number = data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_TOS) => tos = data.first().copied().unwrap_or(0),
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => tos = number.unwrap_or(0) as u8,
+            (libc::SOL_UDP, libc::UDP_GRO) => segment = number.map_or(0, |n| n.max(0) as usize),
+            _ => {}
+        }
+    }
+    (tos, segment)
+}
+
+fn socket(local: IpAddr) -> io::Result<OwnedFd> {
+    let family = if local.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket takes three numbers and touches no memory of ours.
+    let fd = check(unsafe { libc::socket(family, kind, libc::IPPROTO_UDP) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    if !local.is_ipv4() {
+        set(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    Ok(fd)
+}
+
+fn set(fd: &OwnedFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    let len = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: setsockopt reads the int, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            len,
+        )
+    })?;
+    Ok(())
+}
+
+/// Asks for a buffer of `bytes`, beyond the system's limit where we may. What it gets is good enough.
+fn grow(fd: &OwnedFd, forced: c_int, asked: c_int, bytes: c_int) {
+    let _ = set(fd, libc::SOL_SOCKET, forced, bytes)
+        .or_else(|_| set(fd, libc::SOL_SOCKET, asked, bytes));
+}
+
+fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let name = Name::encode(address);
+    // SAFETY: bind reads `len` bytes of the name, which outlives the call.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), name.len()) })?;
+    Ok(())
+}
+
+/// A socket address as the kernel has it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+union Name {
+    family: libc::sa_family_t,
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+impl Name {
+    const EMPTY: Self = Self {
+        v6: libc::sockaddr_in6 {
+            sin6_family: 0,
+            sin6_port: 0,
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+            sin6_scope_id: 0,
+        },
+    };
+
+    fn encode(address: SocketAddr) -> Self {
+        let mut name = Self::EMPTY;
+        match address.ip() {
+            IpAddr::V4(ip) => {
+                name.v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as _,
+                    sin_port: address.port().to_be(),
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from(ip).to_be(),
+                    },
+                    sin_zero: [0; 8],
+                };
+            }
+            IpAddr::V6(ip) => {
+                name.v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as _,
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: 0,
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: ip.octets(),
+                    },
+                    sin6_scope_id: 0,
+                };
+            }
+        }
+        name
+    }
+
+    fn family(&self) -> c_int {
+        // SAFETY: every variant begins with the family, and all bytes are initialised from EMPTY on.
+        c_int::from(unsafe { self.family })
+    }
+
+    fn len(&self) -> libc::socklen_t {
+        let len = match self.family() {
+            libc::AF_INET => size_of::<libc::sockaddr_in>(),
+            _ => size_of::<libc::sockaddr_in6>(),
+        };
+        len as libc::socklen_t
+    }
+
+    fn decode(&self) -> Option<IpAddr> {
+        match self.family() {
+            libc::AF_INET => {
+                // SAFETY: all bytes are initialised, and any bytes are a valid sockaddr_in.
+                let v4 = unsafe { self.v4 };
+                Some(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)).into())
+            }
+            libc::AF_INET6 => {
+                // SAFETY: all bytes are initialised, and any bytes are a valid sockaddr_in6.
+                let v6 = unsafe { self.v6 };
+                Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::{Area, Message, Piece};
+
+    fn exchange(local: &str) {
+        let local: IpAddr = local.parse().unwrap();
+        let stop = Arc::new(Stop::new().unwrap());
+        // The port is the kernel's choice: bind 0 first to learn a free one.
+        let free = std::net::UdpSocket::bind((local, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let udp = Udp::open(local, free, stop).unwrap();
+        let packets: Vec<u8> = (0..250u8).collect();
+        let piece = |start, len| Piece {
+            area: Area::Packets,
+            span: Span { start, len },
+        };
+        let pieces = [piece(0, 60), piece(60, 40), piece(100, 100), piece(200, 50)];
+        let message = |tos, segments, bytes, pieces| Message {
+            endpoint: local,
+            tos,
+            peer: 0,
+            segment: 100,
+            segments,
+            bytes,
+            pieces,
+        };
+        let segmented = if udp.gso() { 3 } else { 1 };
+        let messages = [message(2, segmented, 250, 0..4), message(0, 1, 100, 0..2)];
+        let outgoing = Outgoing {
+            packets: &packets,
+            headers: &[],
+            pieces: &pieces,
+            messages: &messages,
+        };
+        assert_eq!(udp.send(0, &outgoing).unwrap(), 2);
+        let mut arena = vec![0; INBOX_SLOTS * INBOX_SLOT_BYTES];
+        let (mut received, mut bytes, mut toses) = (Vec::new(), Vec::new(), Vec::new());
+        while bytes.len() < 350 {
+            assert_eq!(udp.wait_readable().unwrap(), Wake::Ready);
+            udp.receive(&mut arena, &mut received).unwrap();
+            for one in &received {
+                assert_eq!(one.source, local);
+                bytes.extend_from_slice(one.span.of(&arena));
+                toses.push(one.tos);
+            }
+        }
+        assert_eq!(bytes, [&packets[..], &packets[..100]].concat());
+        assert_eq!((toses.first(), toses.last()), (Some(&2), Some(&0)));
+        let error = udp.receive(&mut arena, &mut received).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn messages_arrive_with_their_tos_over_ipv4() {
+        exchange("127.0.0.1");
+    }
+
+    #[test]
+    fn messages_arrive_with_their_class_over_ipv6() {
+        exchange("::1");
+    }
+
+    #[test]
+    fn a_taken_port_and_a_foreign_address_are_told_apart() {
+        let stop = Arc::new(Stop::new().unwrap());
+        let taken = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = Udp::open([127, 0, 0, 1].into(), port, Arc::clone(&stop)).unwrap_err();
+        assert!(
+            matches!(error, OpenError::Receiver(e) if e.raw_os_error() == Some(libc::EADDRINUSE))
+        );
+        let error = Udp::open([192, 0, 2, 77].into(), port, stop).unwrap_err();
+        assert!(
+            matches!(error, OpenError::Sender(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL))
+        );
+    }
+}
