@@ -74,9 +74,10 @@ $(ADDON): $(NATIVE_SOURCES)
 	mkdir -p dist
 	cp native/target/release/libflannel_lite_native.so $@
 
+# `install` with the lockfile, not `ci`: that one fails where a registry lacks packages for other platforms.
 node_modules/.package-lock.json: package.json package-lock.json
 	@$(call need,npm,npm)
-	npm ci --no-fund --no-audit
+	npm install --no-save --no-fund --no-audit
 	@$(BUN) --version >/dev/null || node node_modules/bun/install.js
 	@touch $@
 
