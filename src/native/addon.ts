@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { FlannelError } from "../base/error.ts";
 import { loadAddonFromMemory } from "./memfd.ts";
-import type { Addon, Engine, EngineOptions, Kernel } from "./ports.ts";
+import type { Addon, Claim, Engine, EngineOptions, Kernel, Tun } from "./ports.ts";
 
 /**
  * The addon's file. A compiled program carries it, for which the path must be literal; run from source,
@@ -16,6 +16,8 @@ const addonPath =
 interface NativeAddon {
   openKernel(): Promise<Kernel>;
   readonly Engine: new (options: EngineOptions) => Engine;
+  readonly Tun: new (device: string) => Tun;
+  readonly Claim: new (name: string) => Claim;
   notify(path: string, message: string): void;
 }
 
@@ -32,6 +34,8 @@ export function openAddon(): Addon {
   return {
     openKernel: () => reported(async () => guarded(await native.openKernel())),
     openEngine: (options) => reported(() => guarded(new native.Engine(options))),
+    openTun: (device) => reported(() => guarded(new native.Tun(device))),
+    claim: (name) => reported(() => guarded(new native.Claim(name))),
     notify: (path, message) => reported(() => native.notify(path, message)),
   };
 }

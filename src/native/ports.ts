@@ -13,8 +13,22 @@ export interface Addon {
    * EADDRINUSE the port is taken; EADDRNOTAVAIL `local` is not on this host; ENOENT or EACCES no /dev/net/tun; EPERM no CAP_NET_ADMIN.
    */
   openEngine(options: EngineOptions): Engine;
+  /**
+   * Attaches to the TUN `device`, making it where it is missing, with all offloads off. Errors as `openEngine`
+   * has them of the TUN.
+   */
+  openTun(device: string): Tun;
+  /** Claims `name` in the network namespace of the process, for as long as it lives. */
+  claim(name: string): Claim;
   /** Sends one datagram to the systemd notification socket `path` (`@` first: abstract). */
   notify(path: string, message: string): void;
+}
+
+export interface Claim {
+  /** Who else holds the name, with the pid as we see it (0: from another pid namespace); null when we do. */
+  holder(): { readonly pid: number; readonly uid: number } | null;
+  /** Frees the name; may be called twice. */
+  release(): void;
 }
 
 export interface Kernel {
@@ -197,6 +211,18 @@ export interface Engine {
   setTable(table: ForwardingTable): void;
   stats(): EngineStats;
   /** Stops and joins the threads and closes the descriptors; the device stays. May be called twice. */
+  close(): void;
+}
+
+/** A TUN for one packet at a time. */
+export interface Tun {
+  /** The next IP packet that the kernel routes into it: complete, within its MTU. null after `close`. */
+  read(): Promise<Uint8Array | null>;
+  /** Hands the host an IP packet. Error EIO: the device is down. */
+  write(packet: Uint8Array): void;
+  /** Makes the device outlive this handle. */
+  persist(): void;
+  /** Ends `read` and closes the descriptor before it returns; may be called twice. */
   close(): void;
 }
 

@@ -336,6 +336,39 @@ describe.skipIf(refused !== undefined)("overlay", () => {
     await first.ready(0);
   });
 
+  test("two daemons on one host: another network is allowed, the same one is refused with the other's pid", async () => {
+    const net = await overlay(2);
+    const other = '{"Network":"10.98.0.0/16","Backend":{"Type":"vxlan","VNI":2,"Port":8473}}';
+    await net.etcd("put", "/other/network/config", other);
+    const first = net.startDaemon(hostOf(net, 1), { engine: "userspace" });
+    await first.ready(0);
+    for (const engine of ["userspace", "kernel"] as const) {
+      const same = net.startDaemon(hostOf(net, 1), { engine, instance: "b" });
+      expect(await same.child.exited).toBe(1);
+      expect(same.child.errorTail()).toContain(
+        `another flannel-lite runs flannel.1 on this host (pid=${first.child.pid})`,
+      );
+    }
+    const second = net.startDaemon(hostOf(net, 1), {
+      engine: "userspace",
+      instance: "c",
+      prefix: "/other/network",
+    });
+    const peers = [
+      net.startDaemon(hostOf(net, 2), { engine: "kernel" }),
+      net.startDaemon(hostOf(net, 2), { engine: "kernel", instance: "c", prefix: "/other/network" }),
+    ] as const;
+    for (const [at, daemon] of [first, second].entries()) {
+      await daemon.ready(1);
+      const report = await (peers[at] ?? peers[0]).ready(1);
+      expect(report.engine?.device).toBe(`flannel.${at + 1}`);
+      await ping(hostOf(net, 1), vtepAddress(report));
+    }
+    await second.child.end();
+    await net.run(second, "cleanup");
+    await ping(hostOf(net, 1), vtepAddress(await peers[0].ready(1)));
+  });
+
   test("on_stop: keep leaves device and routes, remove takes them away", async () => {
     const net = await overlay(2);
     const other = net.startDaemon(hostOf(net, 2), { engine: "kernel" });

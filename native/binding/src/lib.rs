@@ -4,6 +4,7 @@
     allow(dead_code, reason = "a test build leaves out the Node-API exports")
 )]
 
+mod claim;
 mod engine;
 mod netlink;
 mod notify;

@@ -106,12 +106,9 @@ pub fn probe_inbound(
             datagram.payload.to_vec(),
         ))
     };
-    let datagrams = datagrams
-        .into_iter()
-        .map(incoming)
-        .collect::<Result<_>>()?;
-    let (written, drops) = core::probe_inbound(&table_spec(&table)?, mtu_bytes as usize, datagrams)
-        .map_err(reason)?;
+    let datagrams = datagrams.into_iter().map(incoming).collect::<Result<_>>()?;
+    let (written, drops) =
+        core::probe_inbound(&table_spec(&table)?, mtu_bytes as usize, datagrams).map_err(reason)?;
     let split = |mut vnet: Vec<u8>| {
         let packet = vnet.split_off(virtio::HEADER_LEN.min(vnet.len()));
         ProbePacket {

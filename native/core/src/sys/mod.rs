@@ -1,5 +1,6 @@
 //! The system-call edge: the only place with `unsafe`.
 pub mod control;
+pub mod peer;
 pub mod poll;
 pub mod thread;
 pub mod tun;

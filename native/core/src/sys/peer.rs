@@ -1,0 +1,39 @@
+//! Who is at the other end of a unix socket.
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use super::check;
+
+/// A process as the kernel vouches for it (SO_PEERCRED, unix(7)).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Peer {
+    /// Its process id, seen from our pid namespace; 0 from outside it.
+    pub pid: i32,
+    /// Its effective user when the connection was made.
+    pub uid: u32,
+}
+
+/// The process that connected to, or that listens at, the other end.
+pub fn peer(stream: &UnixStream) -> io::Result<Peer> {
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: getsockopt writes at most `len` bytes to `credentials`, which has that size and outlives the call.
+    check(unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &mut len,
+        )
+    })?;
+    Ok(Peer {
+        pid: credentials.pid,
+        uid: credentials.uid,
+    })
+}

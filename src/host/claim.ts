@@ -1,0 +1,28 @@
+import { FlannelError } from "../base/error.ts";
+import type { Log } from "../base/log.ts";
+import type { Addon } from "../native/ports.ts";
+
+/**
+ * Claims the device in this network namespace, so that two daemons cannot undo each other's work; the claim
+ * ends with the process, however that ends.
+ * @throws FlannelError `daemon/running` naming the other's pid
+ */
+export function claimDevice(addon: Pick<Addon, "claim">, device: string, log: Log): Disposable {
+  const claim = addon.claim(device);
+  const holder = claim.holder();
+  if (holder?.uid === 0) {
+    throw new FlannelError(
+      "daemon/running",
+      `another flannel-lite runs ${device} on this host`,
+      { pid: holder.pid },
+      {
+        remedy: "Stop it first; a second network on a host needs its own store prefix, VNI and run directory",
+      },
+    );
+  }
+  if (holder !== null) {
+    // Anybody may take such a name; only root can be a daemon.
+    log.warn("an unprivileged process holds our claim; going on without it", { device, ...holder });
+  }
+  return { [Symbol.dispose]: () => claim.release() };
+}
