@@ -1,33 +1,30 @@
 import type { Clock } from "./base/clock.ts";
-import { errorText, FlannelError } from "./base/error.ts";
 import { runGroup } from "./base/group.ts";
 import type { Log } from "./base/log.ts";
-import type { Backend } from "./backend/backend.ts";
 import { leaseVtepMac } from "./backend/vxlan.ts";
-import { type NetworkConfig, parseNetworkConfig } from "./config/network.ts";
 import type { Config } from "./config/schema.ts";
 import { openReconciler, type Reconciler } from "./datapath/reconcile.ts";
-import { openUserspaceEngines, type UserspaceEngines } from "./datapath/userspace.ts";
+import { openUserspaceEngines } from "./datapath/userspace.ts";
+import { claimDevice } from "./host/claim.ts";
+import { readIdentity } from "./host/identity.ts";
 import { enableIpForward } from "./host/ip-forward.ts";
+import { readSavedMac, saveMac } from "./host/saved-mac.ts";
 import { openServiceManager } from "./host/sd-notify.ts";
+import { openSnapshotWriter, type Snapshot, snapshotPath } from "./host/snapshot.ts";
 import { readSubnetEnv, writeSubnetEnv } from "./host/subnet-env.ts";
-import { chooseUplink, type ChosenUplink, uplinkChoice } from "./host/uplink.ts";
-import { type Lease, leaseKey, subnetsOf } from "./lease/lease.ts";
-import { createLeaseTable, type LeaseTable } from "./lease/table.ts";
+import { chooseUplink, uplinkChoice } from "./host/uplink.ts";
+import { type Lease, leaseKey } from "./lease/lease.ts";
 import type { Addon } from "./native/ports.ts";
-import { type Keeper, openKeeper } from "./network/keeper.ts";
-import { type Network, openNetwork } from "./network/network.ts";
-import { decideOverlay, type Overlay, ownerMark } from "./overlay.ts";
+import { type Keeper, openKeeper, resumeKeeper } from "./network/keeper.ts";
+import { openNetwork } from "./network/network.ts";
+import { compareNetworkConfig, waitForNetworkConfig } from "./network/network-config.ts";
+import { signOff } from "./network/sign-off.ts";
+import { decideOverlay, ownerMark } from "./overlay.ts";
 import { emptyPlan, type Plan } from "./plan/plan.ts";
-import { itemText } from "./plan/text.ts";
+import { remember, type Remembered } from "./remembered.ts";
 import { openAdminSocket } from "./status/admin-socket.ts";
-import type { StatusReport } from "./status/report.ts";
+import { assembleReport, type Progress } from "./status/assemble.ts";
 import { openStore } from "./store/open.ts";
-import type { Store } from "./store/store.ts";
-import { version } from "./version.ts";
-
-/** As flannel asks again for a missing network configuration. */
-const networkConfigRetryMs = 1_000;
 
 export interface DaemonContext {
   readonly addon: Addon;
@@ -37,19 +34,6 @@ export interface DaemonContext {
   readonly notifySocket: string | undefined;
 }
 
-/** What the daemon has reached so far, for `status`. */
-interface Progress {
-  phase: string;
-  ready: boolean;
-  chosen?: ChosenUplink;
-  overlay?: Overlay;
-  backend?: Backend;
-  keeper?: Keeper;
-  table?: LeaseTable;
-  network?: Network;
-  reconciler?: Reconciler;
-}
-
 /**
  * Opens everything in order, carries traffic until `stop` aborts, closes in reverse.
  * @throws FlannelError for what waiting cannot cure; a store that cannot be reached is waited for
@@ -57,7 +41,7 @@ interface Progress {
 export async function runDaemon(config: Config, context: DaemonContext, stop: AbortSignal): Promise<void> {
   const { addon, log, clock } = context;
   const startedAt = clock.now();
-  const progress: Progress = { phase: "starting", ready: false };
+  const progress: Progress = { phase: "starting", up: false };
   await using opened = new AsyncDisposableStack();
 
   const service = openServiceManager(addon, context.notifySocket, log);
@@ -72,10 +56,13 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     reason,
   });
 
+  const node = readIdentity(config.host);
   const store = opened.use(openStore(config, { log, clock }));
   const engines = opened.use(openUserspaceEngines(addon));
   opened.use(
-    await openAdminSocket(config.host.runDir, () => report(progress, { store, engines, clock, startedAt })),
+    await openAdminSocket(config.host.runDir, () =>
+      assembleReport(progress, { node, store, engines, clock, startedAt }),
+    ),
   );
 
   const enter = (phase: string) => {
@@ -83,51 +70,98 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     service.status(phase);
   };
   enter(`waiting for the network configuration in ${store.description}`);
-  const network = await readNetwork(store, config, context, stop);
-  if (network === undefined) return;
+  const path = snapshotPath(config.host.stateDir, config.store.etcd.prefix);
+  const found = await waitForNetworkConfig<Remembered>(
+    { store, own: config.network, log, clock },
+    () => (config.store.offlineStart ? remember(path, { node, publicIp: uplink.publicIp, log }) : undefined),
+    stop,
+  );
+  if (found === undefined) return;
+  const { document, network } = found;
+  const snapshot = "snapshot" in found ? found.snapshot : undefined;
 
-  const overlay = decideOverlay(config, network, uplink);
+  const overlay = decideOverlay(config, { network, uplink, node });
   progress.overlay = overlay;
+  opened.use(claimDevice(addon, overlay.backend.device, log));
   for (const option of overlay.backend.ignored) log.warn("a Backend option has no effect here", { option });
   log.info("engine chosen", { engine: overlay.engine.engine, reason: overlay.engine.reason });
 
   enter("waiting for a lease");
-  const keeper = await openKeeper(
-    {
-      store,
-      request: {
-        network,
-        attributes: overlay.backend.attributes,
-        publicIp: uplink.publicIp,
-        previous: readSubnetEnv(config.host.subnetFile),
-      },
-      renewMarginMs: config.store.renewMargin * 60_000,
-      log,
-      clock,
+  const { device } = overlay.backend;
+  const savedMac = readSavedMac(config.host.stateDir, device, log);
+  const keeperContext = {
+    store,
+    request: {
+      network,
+      attributes: (existing: Lease | undefined) => overlay.backend.attributes({ existing, savedMac }),
+      publicIp: uplink.publicIp,
+      node,
+      previous: readSubnetEnv(config.host.subnetFile),
     },
-    stop,
-  );
+    renewMarginMs: config.store.renewMargin * 60_000,
+    onConflict: config.store.onConflict,
+    log,
+    clock,
+  };
+  const keeper =
+    snapshot === undefined
+      ? await openKeeper(keeperContext, stop)
+      : resumeKeeper(keeperContext, snapshot.own);
   if (keeper === undefined) return;
   progress.keeper = keeper;
-  const backend = overlay.backend.open(keeper.lease, overlay.engine.engine);
+  saveMac(config.host.stateDir, device, leaseVtepMac(keeper.lease), log);
+  const backend = overlay.backend.open(overlay.engine.engine);
   progress.backend = backend;
 
   const scope = { owner: ownerMark(config), overlay: overlay.ranges };
   const reconciler = openReconciler({ kernel, openMonitor: addon.openKernel, engines, scope, log, clock });
   progress.reconciler = reconciler;
-  const table = createLeaseTable();
-  progress.table = table;
+  const writer = openSnapshotWriter({
+    path,
+    current: () => ({
+      savedAt: clock.now(),
+      nodeId: node.id,
+      document,
+      own: keeper.lease,
+      peers: loop.peers,
+    }),
+    log,
+    clock,
+  });
   const firstPlan = Promise.withResolvers<void>();
   const loop = openNetwork({
     store,
     keeper,
     backend,
     reconciler,
-    table,
     log,
+    clock,
+    ...(snapshot && { remembered: snapshot.peers }),
     onFirstPlan: firstPlan.resolve,
+    onLeases: (how) => {
+      if (keeper.conflict === undefined) writer.touch(how);
+    },
   });
   progress.network = loop;
+
+  const publishSubnets = () => {
+    const { subnets } = keeper.lease;
+    writeSubnetEnv(config.host, { network, subnets, mtuBytes: backend.mtuBytes, ipMasq: false });
+  };
+  let publishedSubnet = leaseKey(keeper.lease.subnets);
+  const onOwnLease = () => {
+    loop.ownChanged();
+    if (keeper.conflict !== undefined) writer.forget();
+    else saveMac(config.host.stateDir, device, leaseVtepMac(keeper.lease), log);
+    if (!progress.up) return;
+    enter(phaseText(keeper, snapshot));
+    if (leaseKey(keeper.lease.subnets) !== publishedSubnet) publishSubnets();
+    publishedSubnet = leaseKey(keeper.lease.subnets);
+  };
+  const tasks = [loop.run, (inner: AbortSignal) => keeper.run(inner, onOwnLease)];
+  if (config.store.offlineStart) tasks.push(writer.run);
+  if (snapshot !== undefined)
+    tasks.push((inner) => compareNetworkConfig({ store, log, clock }, document, inner));
 
   enter("waiting for the first list of leases");
   const bringUp = async (inner: AbortSignal) => {
@@ -136,38 +170,29 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     if (inner.aborted) return;
     throwIfNoDevice(await reconciler.pass());
     if (config.host.ipForward) enableIpForward([...new Set(overlay.ranges.map(({ family }) => family))], log);
-    const { subnets } = keeper.lease;
-    writeSubnetEnv(config.host, { network, subnets, mtuBytes: backend.mtuBytes, ipMasq: false });
-    progress.ready = true;
-    progress.phase = `carrying traffic for ${leaseKey(subnets)}`;
+    publishSubnets();
+    progress.up = true;
+    progress.phase = phaseText(keeper, snapshot);
     service.ready(progress.phase);
-    log.info("ready", {
-      subnet: leaseKey(subnets),
-      device: overlay.backend.device,
-      engine: overlay.engine.engine,
-    });
+    log.info("ready", { subnet: leaseKey(keeper.lease.subnets), device, engine: overlay.engine.engine });
     await reconciler.run(inner);
   };
   const inherited = (await reconciler.preview(emptyPlan)).length > 0;
   try {
-    await runGroup(stop, [loop.run, keeper.run, bringUp]);
+    await runGroup(stop, [...tasks, bringUp]);
   } finally {
-    const wasReady = progress.ready;
-    progress.ready = false;
+    const wasReady = progress.up;
+    progress.up = false;
     progress.phase = "stopping";
     service.stopping();
     // A start that fails leaves nothing half-made; what an earlier run made may still carry traffic.
     const onStop = wasReady ? config.datapath.onStop : inherited ? "keep" : "remove";
-    const last = planAtStop(
-      onStop,
-      () =>
-        overlay.backend.open(keeper.lease, "kernel").plan(keeper.lease, table.peers(keeper.lease.subnets))
-          .plan,
-    );
+    const last = planAtStop(onStop, () => overlay.backend.open("kernel").plan(keeper.lease, loop.peers).plan);
     if (last !== undefined) {
       reconciler.want(last);
       await reconciler.pass();
     }
+    await signOff(keeper.lease, { store, node, log, clock });
   }
 }
 
@@ -183,123 +208,16 @@ function planAtStop(onStop: Config["datapath"]["onStop"], kernelPlan: () => Plan
   }
 }
 
-/** Waits, as flannel does, until the store has a valid network configuration. @returns undefined when stopped */
-async function readNetwork(
-  store: Store,
-  config: Config,
-  { log, clock }: DaemonContext,
-  stop: AbortSignal,
-): Promise<NetworkConfig | undefined> {
-  let said = "";
-  while (!stop.aborted) {
-    let trouble: string;
-    try {
-      const document = await store.readNetworkConfig(stop);
-      if (document !== undefined) return parseNetworkConfig(document);
-      trouble = `${store.description} has no network configuration`;
-      if (config.network !== undefined) {
-        const own = JSON.stringify(config.network);
-        parseNetworkConfig(own);
-        if (await store.createNetworkConfig(own, stop))
-          log.info("network configuration published", { document: own });
-        continue;
-      }
-    } catch (error) {
-      if (stop.aborted) return undefined;
-      if (!(error instanceof FlannelError)) throw error;
-      if (error.exitCode === 2 || (error.code.startsWith("store/") && !error.retryable)) throw error;
-      trouble = errorText(error);
-    }
-    if (trouble !== said) log.warn("waiting for the network configuration", { reason: trouble });
-    said = trouble;
-    await clock.sleep(networkConfigRetryMs, stop);
-  }
-  return undefined;
+/** What a daemon does that is up. */
+function phaseText({ lease, conflict, trouble }: Keeper, snapshot: Snapshot | undefined): string {
+  const subnet = leaseKey(lease.subnets);
+  if (conflict !== undefined) return `stopped sending: ${subnet} belongs to ${conflict}`;
+  if (snapshot === undefined || trouble === undefined) return `carrying traffic for ${subnet}`;
+  return `carrying traffic for ${subnet} without the store, by the leases seen until ${snapshot.savedAt.toISOString()}`;
 }
 
 /** Without its device the daemon is useless; a supervisor should see it fail. */
 function throwIfNoDevice({ failed }: Awaited<ReturnType<Reconciler["pass"]>>): void {
   const fatal = failed.find(({ step }) => step.item.type === "link" || step.item.type === "tunnel");
   if (fatal !== undefined) throw fatal.error;
-}
-
-interface ReportContext {
-  readonly store: Store;
-  readonly engines: UserspaceEngines;
-  readonly clock: Clock;
-  readonly startedAt: Date;
-}
-
-function report(progress: Progress, { store, engines, clock, startedAt }: ReportContext): StatusReport {
-  const { chosen, overlay, backend, keeper, table, network, reconciler } = progress;
-  const refused = network?.refused ?? [];
-  const refusedKeys = new Set(refused.map(({ lease }) => leaseKey(lease.subnets)));
-  const peers = keeper === undefined ? [] : (table?.peers(keeper.lease.subnets) ?? []);
-  return {
-    version,
-    pid: process.pid,
-    startedAt: startedAt.toISOString(),
-    ready: progress.ready,
-    phase: progress.phase,
-    store: store.description,
-    ...(chosen === undefined
-      ? {}
-      : {
-          uplink: {
-            name: chosen.uplink.name,
-            address: `${chosen.uplink.address}`,
-            publicIp: `${chosen.uplink.publicIp}`,
-            reason: chosen.reason,
-          },
-        }),
-    ...(overlay === undefined || backend === undefined
-      ? {}
-      : {
-          network: {
-            ...(overlay.network.ipv4 === undefined ? {} : { ipv4: `${overlay.network.ipv4.network}` }),
-            ...(overlay.network.ipv6 === undefined ? {} : { ipv6: `${overlay.network.ipv6.network}` }),
-            backend: overlay.backend.type,
-            mtuBytes: backend.mtuBytes,
-          },
-          engine: {
-            name: overlay.engine.engine,
-            reason: overlay.engine.reason,
-            device: overlay.backend.device,
-          },
-        }),
-    ...(keeper === undefined ? {} : { lease: leaseReport(keeper, clock) }),
-    peers: peers
-      .filter(({ subnets }) => !refusedKeys.has(leaseKey(subnets)))
-      .map((lease) => ({
-        subnets: subnetsOf(lease.subnets).map(String),
-        publicIp: `${lease.attributes.publicIp ?? ""}`,
-        vtepMac: leaseVtepMac(lease),
-        expiresAt: lease.expiresAt?.toISOString() ?? null,
-      })),
-    refused: refused.map(({ lease, reason }) => ({
-      subnets: leaseKey(lease.subnets),
-      publicIp: `${lease.attributes.publicIp ?? ""}`,
-      reason,
-    })),
-    settled: reconciler?.settled ?? false,
-    missing: (reconciler?.last?.failed ?? []).map(({ step, error }) => ({
-      item: itemText(step.item),
-      code: error.code,
-      error: errorText(error),
-    })),
-    engines: engines.stats(),
-  };
-}
-
-function leaseReport({ lease, trouble }: Keeper, clock: Clock): NonNullable<StatusReport["lease"]> {
-  const { subnets, attributes, expiresAt }: Lease = lease;
-  return {
-    subnets: subnetsOf(subnets).map(String),
-    publicIp: `${attributes.publicIp ?? ""}`,
-    vtepMac: leaseVtepMac(lease),
-    expiresAt: expiresAt?.toISOString() ?? null,
-    remainingSeconds:
-      expiresAt === undefined ? null : Math.round((expiresAt.getTime() - clock.now().getTime()) / 1000),
-    trouble: trouble ?? null,
-  };
 }

@@ -4,7 +4,7 @@ import type { BackendSetup } from "./backend/backend.ts";
 import { setUpBackend } from "./backend/open.ts";
 import type { NetworkConfig } from "./config/network.ts";
 import { chooseEngine, type EngineChoice, probeTun } from "./datapath/engine-choice.ts";
-import { readMachineId } from "./host/identity.ts";
+import type { NodeIdentity } from "./lease/lease.ts";
 import type { Prefix } from "./net/prefix.ts";
 import type { Uplink } from "./net/uplink.ts";
 
@@ -17,14 +17,21 @@ export interface Overlay {
 }
 
 /** @throws FlannelError where the network cannot be served on this host */
-export function decideOverlay(config: Config, network: NetworkConfig, uplink: Uplink): Overlay {
+export function decideOverlay(
+  config: Config,
+  { network, uplink, node }: { network: NetworkConfig; uplink: Uplink; node: NodeIdentity },
+): Overlay {
   const ranges = [network.ipv4?.network, network.ipv6?.network].filter((range) => range !== undefined);
   const backend = setUpBackend(network.backend, {
     uplink,
     overlay: ranges,
+    subnetLengths: {
+      ...(network.ipv4 === undefined ? {} : { 4: network.ipv4.subnetLength }),
+      ...(network.ipv6 === undefined ? {} : { 6: network.ipv6.subnetLength }),
+    },
     strict: config.datapath.strict,
     allowSources: config.datapath.allowSources,
-    machineId: readMachineId(),
+    nodeId: node.id,
   });
   const engine = chooseEngine({
     configured: config.datapath.engine,

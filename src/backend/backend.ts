@@ -1,9 +1,10 @@
 import type { Lease, LeaseAttributes } from "../lease/lease.ts";
-import type { Plan } from "../plan/plan.ts";
+import type { Mac } from "../net/mac.ts";
+import type { Plan, TunnelEngine } from "../plan/plan.ts";
 import type { RefusedPeer } from "./peers.ts";
 
 /** Who carries the packets. */
-export type EngineName = "userspace" | "kernel";
+export type EngineName = TunnelEngine | "kernel";
 
 /** What is known of a backend before the lease is taken. Pure: no I/O, no clock. */
 export interface BackendSetup {
@@ -15,10 +16,21 @@ export interface BackendSetup {
   readonly kernelOnly: readonly string[];
   /** Options asked for that have no effect here, for the log. */
   readonly ignored: readonly string[];
-  /** What our lease publishes; `existing` is the lease the store holds for us, whose VTEP MAC is kept. */
-  attributes(existing: Lease | undefined): LeaseAttributes;
-  /** The backend for our lease, once taken. */
-  open(own: Lease, engine: EngineName): Backend;
+  /** What our lease publishes. */
+  attributes(known: KnownVtep): LeaseAttributes;
+  /** The backend, for leases taken with those attributes. */
+  open(engine: EngineName): Backend;
+}
+
+/**
+ * Where our VTEP's MAC may be known from, in the order in which it is kept: a swap or a reboot must not change
+ * what peers and appliances hold in static tables.
+ */
+export interface KnownVtep {
+  /** The lease that the store holds for us. */
+  readonly existing: Lease | undefined;
+  /** What this host remembers. */
+  readonly savedMac: Mac | undefined;
 }
 
 /** How one kind of overlay is laid out. Pure: no I/O, no clock. */
@@ -33,4 +45,6 @@ export interface BackendPlan {
   readonly plan: Plan;
   /** Leases that were left out, with the reason. */
   readonly refused: readonly RefusedPeer[];
+  /** What our lease must publish instead, for a peer has what only one node may have. */
+  readonly republish?: LeaseAttributes;
 }

@@ -1,6 +1,6 @@
 import { type Lease, leaseKey, type LeaseSubnets, subnetsOf } from "../lease/lease.ts";
-import type { IpAddress } from "../net/address.ts";
-import type { Prefix } from "../net/prefix.ts";
+import type { Family, IpAddress } from "../net/address.ts";
+import { Prefix } from "../net/prefix.ts";
 
 /** A peer's lease that this node does not use, and why. */
 export interface RefusedPeer {
@@ -17,19 +17,23 @@ export interface PeerContext {
   readonly own: Lease;
   /** The overlay networks; a lease reaching outside them could pull in traffic that is none of the overlay's. */
   readonly overlay: readonly Prefix[];
+  /** The length of the subnets that nodes allocate, by family. */
+  readonly subnetLengths: Readonly<Partial<Record<Family, number>>>;
   /** The type a peer's lease must carry. */
   readonly backendType: string;
 }
 
 /**
  * Sorts out leases that must not become routes, whoever wrote them: those of another backend, outside the
- * overlay, overlapping ours or one another (the more specific lease wins), or with an address no host can
- * have. The result does not depend on the order of `leases`; `usable` is sorted by subnet.
+ * overlay, overlapping ours or one another, or with an address no host can have. The result does not depend on the order of `leases`; `usable` is sorted by subnet.
  */
 export function selectPeers(leases: readonly Lease[], context: PeerContext): PeerSelection {
   const usable: Lease[] = [];
   const refused: RefusedPeer[] = [];
-  const overlapping = findOverlapping(leases.filter((lease) => ownReason(lease, context) === undefined));
+  const overlapping = findOverlapping(
+    leases.filter((lease) => ownReason(lease, context) === undefined),
+    context,
+  );
   for (const lease of [...leases].sort((a, b) => compareSubnets(a.subnets, b.subnets))) {
     const reason = ownReason(lease, context) ?? overlapping.get(lease);
     if (reason === undefined) usable.push(lease);
@@ -59,28 +63,36 @@ function ownReason(lease: Lease, { own, overlay, backendType }: PeerContext): st
 }
 
 /**
- * Leases that overlap a more specific or equal one. Prefixes nest or are disjoint, so in the order
- * (first address, length) whoever encloses the next one stands on the stack.
+ * Leases that overlap another which goes before them: one of the network's own subnet length, as every node
+ * allocates it, before any other, so that nobody takes a piece out of a node's subnet; then the more specific.
  */
-function findOverlapping(leases: readonly Lease[]): Map<Lease, string> {
+function findOverlapping(leases: readonly Lease[], { subnetLengths }: PeerContext): Map<Lease, string> {
+  const rank = ({ family, length }: Prefix) => (length === subnetLengths[family] ? 0 : 1);
   const entries = leases
-    .flatMap((lease) => subnetsOf(lease.subnets).map((subnet) => ({ subnet, lease })))
+    .flatMap((lease) =>
+      subnetsOf(lease.subnets).map((subnet) => ({ subnet, lease, key: leaseKey(lease.subnets) })),
+    )
     .sort(
       (a, b) =>
-        a.subnet.compare(b.subnet) || (leaseKey(a.lease.subnets) < leaseKey(b.lease.subnets) ? 1 : -1),
+        rank(a.subnet) - rank(b.subnet) ||
+        b.subnet.length - a.subnet.length ||
+        (a.key < b.key ? -1 : a.key > b.key ? 1 : 0),
     );
+  const lengths = [...new Set(entries.map(({ subnet }) => subnet.length))];
+  const taken = new Map<string, string>();
+  const enclosing = new Map<string, string>();
   const reasons = new Map<Lease, string>();
-  const enclosing: typeof entries = [];
-  for (const entry of entries) {
-    while (enclosing.length > 0 && !enclosing[enclosing.length - 1]?.subnet.overlaps(entry.subnet))
-      enclosing.pop();
-    for (const outer of enclosing) {
-      if (outer.lease !== entry.lease) {
-        reasons.set(outer.lease, `${outer.subnet} overlaps the lease ${leaseKey(entry.lease.subnets)}`);
-      }
-    }
-    // The stack is at most one entry deep per prefix length, so the inner loop is bounded by 128.
-    enclosing.push(entry);
+  for (const { subnet, lease, key } of entries) {
+    // Prefixes nest or are disjoint: whoever overlaps encloses this one, equals it, or is enclosed by it.
+    const ancestors = lengths
+      .filter((length) => length <= subnet.length)
+      .map((length) => `${new Prefix(subnet.address, length)}`);
+    const other =
+      ancestors.map((text) => taken.get(text)).find((one) => one !== undefined) ?? enclosing.get(`${subnet}`);
+    if (other !== undefined && other !== key) reasons.set(lease, `${subnet} overlaps the lease ${other}`);
+    if (other !== undefined) continue;
+    taken.set(`${subnet}`, key);
+    for (const text of ancestors) enclosing.set(text, key);
   }
   return reasons;
 }

@@ -1,14 +1,14 @@
 import { createHash } from "node:crypto";
 import { FlannelError } from "../base/error.ts";
 import type { BackendConfig } from "../config/network.ts";
-import { type Json, type Lease, subnetsOf } from "../lease/lease.ts";
-import { type IpAddress, familyBits } from "../net/address.ts";
+import { type Json, type Lease, type LeaseAttributes, subnetsOf } from "../lease/lease.ts";
+import { type Family, type IpAddress, familyBits } from "../net/address.ts";
 import { localMac, type Mac, parseMac } from "../net/mac.ts";
 import type { Prefix } from "../net/prefix.ts";
 import type { Uplink } from "../net/uplink.ts";
 import { emptyPlan, type LinkItem, type Plan, type Strict } from "../plan/plan.ts";
-import type { BackendSetup, EngineName } from "./backend.ts";
-import { type RefusedPeer, selectPeers } from "./peers.ts";
+import type { BackendPlan, BackendSetup, EngineName } from "./backend.ts";
+import { compareSubnets, type RefusedPeer, selectPeers } from "./peers.ts";
 
 /** Bytes VXLAN adds to a packet over IPv4: outer IP 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 §5). */
 export const vxlanOverheadBytes = 50;
@@ -34,16 +34,17 @@ export interface VxlanOptions {
 export interface BackendContext {
   readonly uplink: Uplink;
   readonly overlay: readonly Prefix[];
+  /** The length of the subnets that nodes allocate, by family. */
+  readonly subnetLengths: Readonly<Partial<Record<Family, number>>>;
   readonly strict: Strict;
   readonly allowSources: readonly Prefix[];
-  /** Tells hosts apart where a MAC must be derived. */
-  readonly machineId: string;
+  /** Our own, which tells hosts apart where a MAC must be derived. */
+  readonly nodeId: string;
 }
 
 interface VxlanContext extends BackendContext {
   readonly options: VxlanOptions;
   readonly engine: EngineName;
-  readonly vtepMac: Mac;
 }
 
 /**
@@ -105,22 +106,17 @@ export function setUpVxlan(config: BackendConfig, context: BackendContext): Back
     device: vxlanDevice(options.vni),
     kernelOnly: [...(options.gbp ? ["GBP"] : []), ...(options.learning ? ["Learning"] : [])],
     ignored: options.directRouting ? ["DirectRouting"] : [],
-    attributes: (existing) => ({
-      publicIp,
-      backendType: "vxlan",
-      backendData: {
-        VNI: options.vni,
-        VtepMAC: keptMac(existing) ?? deriveVtepMac(context.machineId, publicIp, options.vni),
-      },
-    }),
-    open(own, engine) {
-      const vxlan = { ...context, options, engine, vtepMac: leaseVtepMac(own) };
-      return { mtuBytes, plan: (lease, peers) => planVxlan(lease, peers, vxlan, mtuBytes) };
+    attributes({ existing, savedMac }) {
+      const mac = keptMac(existing) ?? savedMac ?? deriveVtepMac(context.nodeId, publicIp, options.vni);
+      return { publicIp, backendType: "vxlan", backendData: { VNI: options.vni, VtepMAC: mac } };
+    },
+    open(engine) {
+      const vxlan = { ...context, options, engine };
+      return { mtuBytes, plan: (own, peers) => planVxlan(own, peers, vxlan, mtuBytes) };
     },
   };
 }
 
-/** A swap or a reboot must not change what peers and appliances hold in static tables. */
 function keptMac(existing: Lease | undefined): Mac | undefined {
   if (existing?.attributes.backendType !== "vxlan") return undefined;
   try {
@@ -130,11 +126,10 @@ function keptMac(existing: Lease | undefined): Mac | undefined {
   }
 }
 
-/** A VTEP MAC that this host would choose again. */
-export function deriveVtepMac(machineId: string, publicIp: IpAddress, vni: number): Mac {
-  return localMac(
-    createHash("sha256").update(`flannel-lite vtep\0${machineId}\0${publicIp}\0${vni}`).digest(),
-  );
+/** A VTEP MAC that this host would choose again; the next ones where the first is taken. */
+export function deriveVtepMac(nodeId: string, publicIp: IpAddress, vni: number, attempt = 0): Mac {
+  const input = `flannel-lite vtep\0${nodeId}\0${publicIp}\0${vni}${attempt === 0 ? "" : `\0${attempt}`}`;
+  return localMac(createHash("sha256").update(input).digest());
 }
 
 /** The MAC that a lease names for its VTEP. @throws FlannelError `mac/invalid` */
@@ -150,17 +145,24 @@ interface Vtep {
   readonly mac: Mac;
 }
 
-function planVxlan(own: Lease, leases: readonly Lease[], context: VxlanContext, mtuBytes: number) {
-  const { overlay, options, engine } = context;
+function planVxlan(
+  own: Lease,
+  leases: readonly Lease[],
+  context: VxlanContext,
+  mtuBytes: number,
+): BackendPlan {
+  const { overlay, subnetLengths, options, engine } = context;
   const device = vxlanDevice(options.vni);
-  const selection = selectPeers(leases, { own, overlay, backendType: "vxlan" });
-  const { vteps, refused } = findVteps(selection.usable, context.vtepMac);
+  const vtepMac = leaseVtepMac(own);
+  const selection = selectPeers(leases, { own, overlay, subnetLengths, backendType: "vxlan" });
+  const { vteps, refused } = findVteps(selection.usable, vtepMac);
+  const republish = attributesAfterCollision(own, selection.usable, context);
   const subnets = vteps.flatMap(({ lease, publicIp, mac }) =>
     subnetsOf(lease.subnets).map((subnet) => ({ subnet, publicIp, mac })),
   );
   const common: Plan = {
     ...emptyPlan,
-    links: [linkItem(context, device, mtuBytes)],
+    links: [linkItem(context, device, vtepMac, mtuBytes)],
     addresses: subnetsOf(own.subnets).map(({ address }) => ({
       device,
       address,
@@ -182,10 +184,11 @@ function planVxlan(own: Lease, leases: readonly Lease[], context: VxlanContext, 
           tunnels: [
             {
               device,
+              engine,
               vni: options.vni,
               port: options.port,
               local: localAddress(context.uplink),
-              vtepMac: context.vtepMac,
+              vtepMac,
               mtuBytes,
               overlay,
               strict: context.strict,
@@ -194,15 +197,39 @@ function planVxlan(own: Lease, leases: readonly Lease[], context: VxlanContext, 
           ],
           forwards: subnets.map(({ subnet, publicIp, mac }) => ({ device, to: subnet, via: publicIp, mac })),
         };
-  return { plan: { ...common, ...byEngine }, refused: [...selection.refused, ...refused] };
+  return {
+    plan: { ...common, ...byEngine },
+    refused: [...selection.refused, ...refused],
+    ...(republish === undefined ? {} : { republish }),
+  };
+}
+
+/** Of two nodes with one MAC, the one with the higher subnet takes another. */
+function attributesAfterCollision(
+  own: Lease,
+  usable: readonly Lease[],
+  { nodeId, options: { vni } }: VxlanContext,
+): LeaseAttributes | undefined {
+  const mac = leaseVtepMac(own);
+  const lower = usable.filter((lease) => compareSubnets(lease.subnets, own.subnets) < 0);
+  if (!lower.some((lease) => keptMac(lease) === mac)) return undefined;
+  const { publicIp } = own.attributes;
+  if (publicIp === undefined) return undefined;
+  const taken = new Set(usable.map(keptMac));
+  let attempt = 0;
+  let derived: Mac;
+  do derived = deriveVtepMac(nodeId, publicIp, vni, attempt++);
+  while (taken.has(derived));
+  return { ...own.attributes, backendData: { VNI: vni, VtepMAC: derived } };
 }
 
 function linkItem(
-  { engine, options, uplink, vtepMac }: VxlanContext,
+  { engine, options, uplink }: VxlanContext,
   name: string,
+  vtepMac: Mac,
   mtuBytes: number,
 ): LinkItem {
-  if (engine === "userspace") return { kind: "tun", name, mtuBytes };
+  if (engine !== "kernel") return { kind: "tun", name, mtuBytes };
   return {
     kind: "vxlan",
     name,

@@ -11,7 +11,7 @@ import type { StatusReport } from "../status/report.ts";
 import { requireRoot } from "./run.ts";
 
 /** Engines a demo host can be given. */
-export const demoEngines = ["auto", "userspace", "kernel"] as const;
+export const demoEngines = ["auto", "userspace", "kernel", "dgram"] as const;
 export type DemoEngine = (typeof demoEngines)[number];
 
 export interface DemoOptions {
@@ -66,7 +66,7 @@ export async function demo(
   const { engines, json, hold } = options;
   say(`making ${engines.length} hosts in network namespaces`);
   await using lab = await openLab("demo", engines.length);
-  const endpoint = startEtcd(lab);
+  const { endpoint } = startEtcd(lab);
   const hosts = engines.map((engine, at) => startHost(lab, lab.hosts[at], engine, endpoint));
   say("waiting until every host is ready");
   const reports = await Promise.all(hosts.map((host) => waitReady(host, engines.length - 1, stop)));

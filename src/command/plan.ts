@@ -5,6 +5,7 @@ import { parseNetworkConfig } from "../config/network.ts";
 import type { Config } from "../config/schema.ts";
 import { openReconciler } from "../datapath/reconcile.ts";
 import { openUserspaceEngines } from "../datapath/userspace.ts";
+import { readIdentity } from "../host/identity.ts";
 import { chooseUplink, uplinkChoice } from "../host/uplink.ts";
 import { leaseKey } from "../lease/lease.ts";
 import { createLeaseTable } from "../lease/table.ts";
@@ -25,7 +26,9 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
   await using store = openStore(config, { log: silentLog, clock: systemClock });
   const { uplink } = await chooseUplink(kernel, uplinkChoice(config));
   const document = (await store.readNetworkConfig(stop)) ?? missingNetwork(config, store.description);
-  const { backend, engine, ranges } = decideOverlay(config, parseNetworkConfig(document), uplink);
+  const network = parseNetworkConfig(document);
+  const node = readIdentity(config.host);
+  const { backend, engine, ranges } = decideOverlay(config, { network, uplink, node });
   const table = createLeaseTable();
   table.apply({ kind: "snapshot", leases: await store.list(stop) });
   const own = table.leases.find(({ attributes }) => attributes.publicIp?.equals(uplink.publicIp) === true);
@@ -37,7 +40,7 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
       { remedy: "The first start of the daemon takes one; until then there is nothing to plan" },
     );
   }
-  const wanted = backend.open(own, engine.engine).plan(own, table.peers(own.subnets));
+  const wanted = backend.open(engine.engine).plan(own, table.peers(own.subnets));
   using engines = openUserspaceEngines(addon);
   const scope = { owner: ownerMark(config), overlay: ranges };
   const reconciler = openReconciler({

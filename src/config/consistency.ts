@@ -7,7 +7,9 @@ export function inconsistencies(
 ): readonly string[] {
   const problems: string[] = [];
   const isSet = (path: string) => `${path} (${originOf(path)}) is set`;
-  if (new Set(etcd.endpoints.map((endpoint) => endpoint.startsWith("https:"))).size > 1) {
+  const implied = etcd.certfile !== undefined && etcd.keyfile !== undefined ? "https:" : "http:";
+  const schemes = etcd.endpoints.map((endpoint) => /^https?:(?=\/\/)/.exec(endpoint)?.[0] ?? implied);
+  if (new Set(schemes).size > 1) {
     problems.push(`store.etcd.endpoints (${originOf("store.etcd.endpoints")}) mixes http and https`);
   }
   if (etcd.certfile !== undefined && etcd.keyfile === undefined) {

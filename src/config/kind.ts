@@ -57,6 +57,12 @@ export const text: Kind<string, string> = parsedText("a non-empty text", (raw) =
   raw !== "" && raw.length <= textCharsMax && !hasControlCharacter(raw) ? raw : undefined,
 );
 
+/** A short name for machines: letters, digits, and a few signs that need quoting nowhere. */
+export const identifier: Kind<string, string> = parsedText(
+  "1 to 128 letters, digits or any of . _ : -",
+  (raw) => (/^[\w.:-]{1,128}$/.test(raw) ? raw : undefined),
+);
+
 /** Relative paths are refused: nothing is read from the current directory. */
 export const absolutePath: Kind<string, string> = parsedText("an absolute path", (raw) =>
   raw.startsWith("/") && Buffer.byteLength(raw) < pathBytesMax && !hasControlCharacter(raw) ? raw : undefined,
@@ -79,10 +85,14 @@ export const interfaceChoice: Kind<IpAddress | string, string> = parsedText(
   (raw) => tryParseIpAddress(raw) ?? (isInterfaceName(raw) ? raw : undefined),
 );
 
-/** An HTTP origin: `http://host:port` without a trailing slash. */
+/**
+ * An HTTP origin, `http://host:port` without a trailing slash; or `host:port` as it is, whose scheme is for
+ * its reader to choose.
+ */
 export const httpEndpoint: Kind<string, string> = parsedText(
-  "an http:// or https:// URL of host and port only",
+  "an http:// or https:// URL of host and port only, or host:port",
   (raw) => {
+    if (/^[^\s/?#@\\]+:\d+$/.test(raw)) return URL.parse(`http://${raw}`) === null ? undefined : raw;
     const url = URL.parse(raw);
     if (url === null || !/^https?:\/\/[^\s/?#@\\]+\/?$/i.test(raw)) return undefined;
     return url.origin;

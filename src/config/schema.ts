@@ -39,11 +39,23 @@ const root = table("", {
       fallback: 60,
       flanneldFlag: "subnet-lease-renew-margin",
     }),
+    on_conflict: option(kind.choice(["stop", "new-subnet"]), {
+      doc: "When another node has our subnet; stop: send nothing until it is ours again, new-subnet: take another.",
+      fallback: "stop",
+    }),
+    offline_start: option(kind.boolean, {
+      doc: "Start from the leases last seen where the store cannot be reached.",
+      fallback: true,
+    }),
     etcd: table("The etcd cluster.", {
       endpoints: option(kind.listOf(kind.httpEndpoint, { form: commaForm, min: 1 }), {
-        doc: "Where etcd's members listen; all http or all https.",
+        doc: "Where etcd's members listen, all http or all https; host:port is https where certfile is set.",
         fallback: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
         flanneldFlag: "etcd-endpoints",
+      }),
+      transport: option(kind.choice(["gateway", "grpc"]), {
+        doc: "How etcd is spoken to; gateway: JSON over HTTP, grpc: its own protocol, for users known by their certificate's Common Name and for a gateway that is switched off.",
+        fallback: "gateway",
       }),
       prefix: option(kind.keyPrefix, {
         doc: "What the keys of this network begin with.",
@@ -87,8 +99,8 @@ const root = table("", {
     example: { Network: "10.5.0.0/16", SubnetLen: 24, Backend: { Type: "vxlan" } },
   }),
   datapath: table("Who carries the packets, and from whom they are taken.", {
-    engine: option(kind.choice(["auto", "userspace", "kernel"], ["dgram"]), {
-      doc: "What moves packets; auto: userspace where /dev/net/tun opens, else kernel.",
+    engine: option(kind.choice(["auto", "userspace", "kernel", "dgram"]), {
+      doc: "What moves packets; auto: userspace where /dev/net/tun opens, else kernel; dgram: a slow one for debugging.",
       fallback: "auto",
     }),
     strict: option(kind.choice(["overlay", "full", "off"]), {
@@ -113,6 +125,10 @@ const root = table("", {
       doc: "Where to write subnet.env, which also remembers our subnet.",
       fallback: "/run/flannel/subnet.env",
       flanneldFlag: "subnet-file",
+    }),
+    node_id: option(kind.identifier, {
+      doc: "What tells this node from others; unset: made of machine id and board UUID, which containers may share.",
+      example: "edge-7",
     }),
     run_dir: option(kind.absolutePath, {
       doc: "Directory of the admin socket; gone after a reboot.",

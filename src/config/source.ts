@@ -45,7 +45,7 @@ const shownCharsMax = 80;
 
 /** A value for a message: shortened, and without the credentials that a URL may carry. */
 export function shown(value: unknown): string {
-  const text = tomlText(value).replace(/\/\/[^\s"/]*@/g, "//<hidden>@");
+  const text = tomlText(value).replace(/(\/\/|"(?=[^\s"/@]*:))[^\s"/]*@/g, "$1<hidden>@");
   return text.length <= shownCharsMax ? text : `${text.slice(0, shownCharsMax)}…`;
 }
 

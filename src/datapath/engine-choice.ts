@@ -19,16 +19,16 @@ export interface EngineFacts {
 
 /**
  * Userspace where a TUN can be had and nothing asks for the kernel's device, else the kernel. Pure.
- * @throws FlannelError `engine/unsuitable` (exit code 2) where userspace is demanded and cannot do it
+ * @throws FlannelError `engine/unsuitable` (exit code 2) where another than the kernel is demanded and cannot do it
  */
 export function chooseEngine({ configured, kernelOnly, tunTrouble }: EngineFacts): EngineChoice {
   const options = kernelOnly.join(" and ");
   if (configured === "kernel") return { engine: "kernel", reason: "it is configured" };
-  if (configured === "userspace") {
-    if (kernelOnly.length === 0) return { engine: "userspace", reason: "it is configured" };
+  if (configured !== "auto") {
+    if (kernelOnly.length === 0) return { engine: configured, reason: "it is configured" };
     throw new FlannelError(
       "engine/unsuitable",
-      `the network's Backend asks for ${options}, which the userspace engine does not have`,
+      `the network's Backend asks for ${options}, which the ${configured} engine does not have`,
       {},
       { exitCode: 2, remedy: 'Set datapath.engine to "kernel" or "auto"' },
     );

@@ -176,7 +176,7 @@ async function applyStep(
   if (item.type === "forward") return; // the tables are handed over whole, after the steps
   if (item.type === "tunnel") {
     if (op === "remove") engines.close(item.value.device);
-    else engines.open(item.value);
+    else await engines.open(item.value);
     return;
   }
   if (item.type === "link" && item.value.kind === "tun") {
@@ -198,7 +198,7 @@ async function openTun(
     refuseForeign(state, link.name);
   const tunnel: TunnelItem | undefined = tunnels.find(({ device }) => device === link.name);
   if (tunnel === undefined) throw new Error(`no tunnel for ${link.name}`);
-  engines.open(tunnel);
+  await engines.open(tunnel);
   await finishTun(kernel, link, state, scope.owner);
 }
 

@@ -1,22 +1,30 @@
 import { FlannelError } from "../base/error.ts";
-import { subnetsByPeer } from "./forwarding.ts";
-import type { Addon, Engine, EngineStats } from "../native/ports.ts";
-import { emptyPlan, type ForwardItem, type Plan, type TunnelItem } from "../plan/plan.ts";
+import type { Addon, Engine, EngineOptions, EngineStats } from "../native/ports.ts";
+import { emptyPlan, type ForwardItem, type Plan, type TunnelEngine, type TunnelItem } from "../plan/plan.ts";
 import { itemText } from "../plan/text.ts";
+import { openDgramEngine } from "./dgram/engine.ts";
+import { subnetsByPeer } from "./forwarding.ts";
 
 /** The userspace engines of this process, at most one per TUN device. */
 export interface UserspaceEngines extends Disposable {
   /** What they were last given: they are the only place where it stands. */
   readonly held: Plan;
   /** Opens the engine of `tunnel`, or opens it anew where it cannot change live. Makes the TUN if need be. */
-  open(tunnel: TunnelItem): void;
+  open(tunnel: TunnelItem): Promise<void>;
   /** Hands the engine of each tunnel its whole table. */
   setTables(tunnels: readonly TunnelItem[], forwards: readonly ForwardItem[]): void;
   close(device: string): void;
   stats(): { readonly device: string; readonly stats: EngineStats }[];
 }
 
-export function openUserspaceEngines(addon: Pick<Addon, "openEngine">): UserspaceEngines {
+/** What opens engines, the native one and the reference. */
+export type EngineAddon = Pick<Addon, "openEngine" | "openTun">;
+
+export function openUserspaceEngines(addon: EngineAddon): UserspaceEngines {
+  const openers: Readonly<Record<TunnelEngine, EngineOpener>> = {
+    userspace: addon.openEngine,
+    dgram: (options) => openDgramEngine(addon.openTun, options),
+  };
   const engines = new Map<string, { engine: Engine; tunnel: TunnelItem; forwards: readonly ForwardItem[] }>();
   const close = (device: string) => {
     engines.get(device)?.engine.close();
@@ -31,12 +39,13 @@ export function openUserspaceEngines(addon: Pick<Addon, "openEngine">): Userspac
         forwards: all.flatMap(({ forwards }) => forwards),
       };
     },
-    open(tunnel) {
+    async open(tunnel) {
       const present = engines.get(tunnel.device);
       if (present !== undefined && !mustReopen(present.tunnel, tunnel)) return;
       close(tunnel.device);
       const { device, port, local, mtuBytes } = tunnel;
-      const engine = openEngine(addon, { device, port, local: `${local}`, mtuBytes });
+      const options = { device, port, local: `${local}`, mtuBytes };
+      const engine = await openEngine(openers[tunnel.engine], tunnel.engine, options);
       engines.set(device, { engine, tunnel, forwards: [] });
     },
     setTables(tunnels, forwards) {
@@ -69,15 +78,17 @@ export function openUserspaceEngines(addon: Pick<Addon, "openEngine">): Userspac
   };
 }
 
-function openEngine(addon: Pick<Addon, "openEngine">, options: Parameters<Addon["openEngine"]>[0]): Engine {
+type EngineOpener = (options: EngineOptions) => Engine | Promise<Engine>;
+
+async function openEngine(open: EngineOpener, name: TunnelEngine, options: EngineOptions): Promise<Engine> {
   try {
-    return addon.openEngine(options);
+    return await open(options);
   } catch (error) {
     if (!(error instanceof FlannelError)) throw error;
     const remedy = remedies[String(error.fields["errno"])]?.(options);
     throw new FlannelError(
       "engine/open",
-      `the userspace engine cannot start on ${options.device}`,
+      `the ${name} engine cannot start on ${options.device}`,
       { errno: error.fields["errno"] },
       { cause: error, ...(remedy === undefined ? {} : { remedy }) },
     );
@@ -97,9 +108,14 @@ const remedies: Readonly<
   EPERM: () => "It needs root or CAP_NET_ADMIN",
 };
 
-/** Port, source address and MTU are fixed when an engine opens; the rest is in its table. */
+/** Which engine it is, port, source address and MTU are fixed when it opens; the rest is in its table. */
 function mustReopen(held: TunnelItem, wanted: TunnelItem): boolean {
-  return held.port !== wanted.port || held.mtuBytes !== wanted.mtuBytes || !held.local.equals(wanted.local);
+  return (
+    held.engine !== wanted.engine ||
+    held.port !== wanted.port ||
+    held.mtuBytes !== wanted.mtuBytes ||
+    !held.local.equals(wanted.local)
+  );
 }
 
 function tunnelText({ tunnel }: { tunnel: TunnelItem }): string {

@@ -2,21 +2,29 @@ import { accessSync, constants, mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FlannelError } from "../base/error.ts";
 import { type Lab, switchAddress } from "./lab.ts";
+import type { Child } from "./process.ts";
 
-/** Starts one etcd member on the lab's switch. @returns its endpoint */
-export function startEtcd(lab: Lab, program = findEtcd()): string {
+/** One etcd member on the lab's switch. */
+export interface LabEtcd {
+  readonly endpoint: string;
+  readonly child: Child;
+  readonly dataDir: string;
+}
+
+/** Starts it, anew with the data of the one before where that has ended. */
+export function startEtcd(lab: Lab, program = findEtcd()): LabEtcd {
   const endpoint = `http://${switchAddress}:2379`;
   const peer = `http://${switchAddress}:2380`;
   const dataDir = join(lab.directory, "etcd");
-  mkdirSync(dataDir, { mode: 0o700 });
-  lab.start(lab.switchNamespace, [
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+  const child = lab.start(lab.switchNamespace, [
     program,
     ...["--name", "demo", "--data-dir", dataDir, "--log-level", "error"],
     ...["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint],
     ...["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer],
     ...["--initial-cluster", `demo=${peer}`],
   ]);
-  return endpoint;
+  return { endpoint, child, dataDir };
 }
 
 /** From PATH, else where `make` puts it beside the executable. @throws FlannelError `demo/no-etcd` */

@@ -30,13 +30,27 @@ export interface Lease {
   readonly expiresAt: Date | undefined;
 }
 
+/** Who a node is, whatever address it has: the id tells nodes apart, the name is for people. */
+export interface NodeIdentity {
+  readonly id: string;
+  readonly name: string;
+}
+
 export type LeaseChange =
   | { readonly kind: "put"; readonly lease: Lease }
   | { readonly kind: "delete"; readonly subnets: LeaseSubnets };
 
 /** What a store's watch yields: all leases, or changes since the last update in commit order. */
 export type LeaseUpdate =
-  | { readonly kind: "snapshot"; readonly leases: readonly Lease[] }
+  | {
+      readonly kind: "snapshot";
+      readonly leases: readonly Lease[];
+      /**
+       * The store is not the one that the updates before came from: it was wiped or restored, or another
+       * cluster answers. Nobody removed what is missing.
+       */
+      readonly replaced?: boolean;
+    }
   | { readonly kind: "changes"; readonly changes: readonly LeaseChange[] };
 
 /** Names a lease: its subnets in flannel's key form, `10.5.34.0-24` or `10.5.34.0-24&fd00:10:0:1::-64`. */

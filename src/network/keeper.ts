@@ -1,11 +1,15 @@
 import type { Clock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
-import { type Lease, leaseKey } from "../lease/lease.ts";
-import type { AcquireRequest, Store } from "../store/store.ts";
+import { type Lease, type LeaseAttributes, leaseKey } from "../lease/lease.ts";
+import { sameAttributes } from "../lease/table.ts";
+import type { AcquireRequest, AcquireResult, Store } from "../store/store.ts";
 
-/** A renewal that failed is tried again after this long, until it succeeds. */
-const renewRetryMs = 10_000;
+/** A renewal that failed is tried again after this long, until it succeeds; so is a look at a conflict. */
+const retryMs = 10_000;
+
+/** Between two renewals there is at least this long, however short the term. */
+const renewMsMin = 1_000;
 
 /** Store errors while acquiring are waited out, doubling from here to the maximum. */
 const acquireRetryMs = 500;
@@ -16,6 +20,8 @@ export interface KeeperContext {
   readonly request: AcquireRequest;
   /** How long before expiry a lease is renewed. */
   readonly renewMarginMs: number;
+  /** What to do once another node has our subnet; see `store.on_conflict`. */
+  readonly onConflict: "stop" | "new-subnet";
   readonly log: Log;
   readonly clock: Clock;
 }
@@ -23,53 +29,98 @@ export interface KeeperContext {
 /** Takes and keeps our own lease. */
 export interface Keeper {
   readonly lease: Lease;
-  /** Why the last renewal failed; undefined while all is well. */
+  /** Why the store does not confirm the lease; undefined while all is well. */
   readonly trouble: string | undefined;
+  /** Who has our subnet in our place; then nothing may be sent for it. Undefined while it is ours. */
+  readonly conflict: string | undefined;
   /** Looks at once, for instance because our key was seen to vanish. */
   wake(): void;
-  run(stop: AbortSignal): Promise<void>;
+  /** Changes what our lease publishes, at once. */
+  publish(attributes: LeaseAttributes): void;
+  /** @param onChange called after the lease or the conflict changed */
+  run(stop: AbortSignal, onChange: () => void): Promise<void>;
 }
 
 /**
  * Acquires our lease, waiting while the store cannot be reached.
  * @returns undefined when `stop` aborted first
- * @throws FlannelError `lease/exhausted`, or an error of the store that waiting cannot cure
+ * @throws FlannelError `lease/exhausted`, `lease/owned`, or an error of the store that waiting cannot cure
  */
 export async function openKeeper(context: KeeperContext, stop: AbortSignal): Promise<Keeper | undefined> {
-  const first = await acquire(context, stop);
-  return first === undefined ? undefined : keep(context, first);
+  const first = await acquirePatiently(context, stop);
+  return first === undefined ? undefined : keep(context, { ...first, trouble: undefined });
 }
 
-function keep(context: KeeperContext, first: Lease): Keeper {
-  const { store, request, renewMarginMs, log, clock } = context;
-  let lease = first;
-  let trouble: string | undefined;
-  let wake = Promise.withResolvers<void>();
+/** Goes on with a lease remembered from an earlier run, which is still to be confirmed by the store. */
+export function resumeKeeper(context: KeeperContext, lease: Lease): Keeper {
+  return keep(context, { lease, heldUntil: context.clock.now(), trouble: "not confirmed by the store yet" });
+}
 
-  /** Renews, or takes the same subnet again where the key is gone. Tells how long to wait until the next time. */
+/** A lease, and until when it and what stands beside it must be renewed. */
+interface Holding {
+  readonly lease: Lease;
+  readonly heldUntil: Date;
+}
+
+function keep(context: KeeperContext, first: Holding & { trouble: string | undefined }): Keeper {
+  const { store, request, renewMarginMs, onConflict, log, clock } = context;
+  const { node } = request;
+  let { lease, heldUntil, trouble } = first;
+  let conflict: string | undefined;
+  let wanted: LeaseAttributes | undefined;
+  let woken = trouble !== undefined;
+  let rouse = () => {};
+
+  const hold = (held: Holding) => {
+    if (lease.expiresAt !== undefined && held.lease.expiresAt === undefined)
+      log.info("the term of our lease was taken away: it is a reservation now", {
+        subnet: leaseKey(lease.subnets),
+      });
+    if (conflict !== undefined)
+      log.info("our subnet is ours alone", { subnet: leaseKey(held.lease.subnets) });
+    ({ lease, heldUntil } = held);
+    if (wanted !== undefined && sameAttributes(wanted, lease.attributes)) wanted = undefined;
+    conflict = undefined;
+  };
+
+  /** Renews, or takes the same subnet again where the key is gone, or finds that it is another's. */
   const tend = async (stop: AbortSignal): Promise<void> => {
-    const result = await store.renew(lease, stop);
+    const subnet = leaseKey(lease.subnets);
+    const result = await store.renew({ lease, node, ...(wanted && { attributes: wanted }) }, stop);
     if (result.kind === "renewed") {
-      lease = result.lease;
-      log.info("lease renewed", { subnet: leaseKey(lease.subnets), expires: expiryText(lease) });
-      return;
+      hold(result);
+      log.info("lease renewed", { subnet, expires: expiryText(lease) });
+    } else if (result.kind === "conflict") {
+      await meetConflict(result.owner, stop);
+    } else {
+      log.warn("our lease is gone; taking the same subnet again", { subnet, reason: result.reason });
+      await retake(stop);
     }
-    log.warn("our lease is gone; taking the same subnet again", {
-      subnet: leaseKey(lease.subnets),
-      reason: result.reason,
-    });
-    const again = await acquire({ ...context, request: { ...request, previous: lease.subnets } }, stop);
-    if (again === undefined) return;
-    if (leaseKey(again.subnets) !== leaseKey(lease.subnets)) {
-      await store.release(again, stop);
-      throw new FlannelError(
-        "lease/lost",
-        `our subnet ${leaseKey(lease.subnets)} belongs to another node now`,
-        {},
-        { remedy: "Restart to take a new subnet; pods on this host must be made anew then" },
-      );
+  };
+
+  const retake = async (stop: AbortSignal): Promise<void> => {
+    const attributes = wanted ?? lease.attributes;
+    const same = { ...request, attributes: () => attributes, exactly: lease.subnets };
+    const result = await acquireUnlessOwned(store, same, stop);
+    if (result.kind === "taken") return await meetConflict(result.owner, stop);
+    hold(acquiredOf(result, log));
+  };
+
+  const meetConflict = async (owner: string, stop: AbortSignal): Promise<void> => {
+    if (conflict !== owner) {
+      log.error("another node has our subnet: nothing is sent for it any more", {
+        subnet: leaseKey(lease.subnets),
+        owner,
+        remedy:
+          onConflict === "stop"
+            ? 'Stop the other node, or set store.on_conflict = "new-subnet"'
+            : "A new subnet is taken; pods of the old one must be made anew",
+      });
     }
-    lease = again;
+    conflict = owner;
+    if (onConflict === "stop") return;
+    const result = await acquireUnlessOwned(store, { ...request, previous: undefined }, stop);
+    if (result.kind !== "taken") hold(acquiredOf(result, log));
   };
 
   return {
@@ -79,50 +130,52 @@ function keep(context: KeeperContext, first: Lease): Keeper {
     get trouble() {
       return trouble;
     },
-    wake: () => wake.resolve(),
-    async run(stop) {
+    get conflict() {
+      return conflict;
+    },
+    wake() {
+      woken = true;
+      rouse();
+    },
+    publish(attributes) {
+      wanted = attributes;
+      woken = true;
+      rouse();
+    },
+    async run(stop, onChange) {
       while (!stop.aborted) {
-        const dueMs =
-          trouble !== undefined
-            ? renewRetryMs
-            : lease.expiresAt === undefined
-              ? Number.POSITIVE_INFINITY
-              : lease.expiresAt.getTime() - clock.now().getTime() - renewMarginMs;
-        wake = Promise.withResolvers();
+        const untilDueMs = heldUntil.getTime() - clock.now().getTime() - renewMarginMs;
+        const isWell = trouble === undefined && conflict === undefined;
+        const waitMs = isWell ? Math.max(untilDueMs, renewMsMin) : retryMs;
         const timer = new AbortController();
-        await Promise.race([wake.promise, clock.sleep(dueMs, AbortSignal.any([stop, timer.signal]))]);
-        timer.abort();
+        rouse = () => timer.abort();
+        if (!woken) await clock.sleep(waitMs, AbortSignal.any([stop, timer.signal]));
+        woken = false;
         if (stop.aborted) return;
+        const before = { lease, conflict };
         try {
           await tend(stop);
+          if (trouble !== undefined) log.info("the store confirms our lease again");
           trouble = undefined;
         } catch (error) {
           if (stop.aborted) return;
-          if (!(error instanceof FlannelError) || error.code === "lease/lost") throw error;
-          trouble = errorText(error);
-          log.error("lease not renewed; trying again", { error: trouble, expires: expiryText(lease) });
+          if (!(error instanceof FlannelError)) throw error;
+          const text = errorText(error);
+          if (text !== trouble)
+            log.error("lease not renewed; trying again", { error: text, expires: expiryText(lease) });
+          trouble = text;
         }
+        if (before.lease !== lease || before.conflict !== conflict) onChange();
       }
     },
   };
 }
 
-async function acquire(context: KeeperContext, stop: AbortSignal): Promise<Lease | undefined> {
+async function acquirePatiently(context: KeeperContext, stop: AbortSignal): Promise<Holding | undefined> {
   const { store, request, log, clock } = context;
   for (let waitMs = acquireRetryMs; ; waitMs = Math.min(waitMs * 2, acquireRetryMsMax)) {
     try {
-      const result = await store.acquire(request, stop);
-      if (result.kind === "exhausted") {
-        throw new FlannelError(
-          "lease/exhausted",
-          `out of subnets: all of the network's subnets are leased (${result.leased})`,
-          {},
-          { remedy: "Widen Network or SubnetMax, or delete leases of hosts that are gone" },
-        );
-      }
-      const { lease, how } = result;
-      log.info("lease acquired", { subnet: leaseKey(lease.subnets), how, expires: expiryText(lease) });
-      return lease;
+      return acquiredOf(await store.acquire(request, stop), log);
     } catch (error) {
       if (stop.aborted) return undefined;
       if (!(error instanceof FlannelError) || !error.retryable) throw error;
@@ -131,6 +184,36 @@ async function acquire(context: KeeperContext, stop: AbortSignal): Promise<Lease
       if (stop.aborted) return undefined;
     }
   }
+}
+
+/** Once we run, another node with our public IP is a conflict like any other. */
+async function acquireUnlessOwned(
+  store: Store,
+  request: AcquireRequest,
+  stop: AbortSignal,
+): Promise<AcquireResult> {
+  try {
+    return await store.acquire(request, stop);
+  } catch (error) {
+    if (!(error instanceof FlannelError) || error.code !== "lease/owned") throw error;
+    return { kind: "taken", owner: error.message };
+  }
+}
+
+/** @throws FlannelError `lease/exhausted` */
+function acquiredOf(result: AcquireResult, log: Log): Holding {
+  if (result.kind === "exhausted") {
+    throw new FlannelError(
+      "lease/exhausted",
+      `out of subnets: all of the network's subnets are leased (${result.leased})`,
+      {},
+      { remedy: "Widen Network or SubnetMax, or delete leases of hosts that are gone" },
+    );
+  }
+  if (result.kind === "taken") throw new Error(`no exact subnet was asked for: ${result.owner}`);
+  const { lease, how, heldUntil } = result;
+  log.info("lease acquired", { subnet: leaseKey(lease.subnets), how, expires: expiryText(lease) });
+  return { lease, heldUntil };
 }
 
 function expiryText({ expiresAt }: Lease): string {

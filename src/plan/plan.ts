@@ -43,7 +43,7 @@ export interface VxlanLink {
   readonly gbp: boolean;
 }
 
-/** A TUN device that the userspace engine reads and writes. */
+/** A TUN device that a userspace engine reads and writes. */
 export interface TunLink {
   readonly kind: "tun";
   readonly name: string;
@@ -81,9 +81,13 @@ export interface RouteItem {
 /** Whom the userspace engine believes; see `datapath.strict`. */
 export type Strict = "off" | "overlay" | "full";
 
-/** How the userspace engine speaks VXLAN for one TUN link (RFC 7348). */
+/** Who reads and writes a TUN link: the native engine, or the small one on node:dgram. */
+export type TunnelEngine = "userspace" | "dgram";
+
+/** How a userspace engine speaks VXLAN for one TUN link (RFC 7348). */
 export interface TunnelItem {
   readonly device: string;
+  readonly engine: TunnelEngine;
   readonly vni: number;
   /** UDP port, ours and every peer's. */
   readonly port: number;

@@ -25,11 +25,12 @@ export function itemText(item: PlanItem): string {
       );
     }
     case "tunnel": {
-      const { device, vni, port, local, vtepMac, mtuBytes, overlay, strict, allowSources } = item.value;
+      const { device, engine, vni, port, local, vtepMac, mtuBytes, overlay, strict, allowSources } =
+        item.value;
       const allowed = allowSources.length === 0 ? "" : ` allow ${allowSources.join(",")}`;
       return (
         `tunnel ${device} vxlan id ${vni} local ${local} dstport ${port} mtu ${mtuBytes} mac ${vtepMac} ` +
-        `overlay ${overlay.join(",")} strict ${strict}${allowed}`
+        `overlay ${overlay.join(",")} strict ${strict}${allowed}${engine === "dgram" ? " engine dgram" : ""}`
       );
     }
     case "address":

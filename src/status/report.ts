@@ -9,6 +9,8 @@ export interface StatusReport {
   /** What is being done or waited for. */
   readonly phase: string;
   readonly store: string;
+  /** Who this node says it is, beside its lease. */
+  readonly node: { readonly id: string; readonly name: string };
   readonly uplink?: {
     readonly name: string;
     readonly address: string;
@@ -37,6 +39,14 @@ export interface StatusReport {
     readonly publicIp: string;
     readonly reason: string;
   }[];
+  /** Those of `peers` that the store no longer shows, and until when they are kept. */
+  readonly held: readonly {
+    readonly subnets: string;
+    readonly publicIp: string;
+    readonly since: string;
+    readonly until: string;
+    readonly reason: string;
+  }[];
   /** Whether the machine was last compared with the latest leases; if not, a comparison is under way. */
   readonly settled: boolean;
   /** Wanted items that the machine does not hold. */
@@ -59,6 +69,7 @@ export function statusText(report: StatusReport): string {
     `flannel-lite ${report.version}, pid ${report.pid}, since ${report.startedAt}`,
     `ready      ${report.ready ? "yes" : "no"}: ${report.phase}`,
     `store      ${report.store}`,
+    `node       ${report.node.name}, id ${report.node.id}`,
   ];
   if (uplink !== undefined)
     lines.push(`uplink     ${uplink.name} ${uplink.address} (public ${uplink.publicIp}): ${uplink.reason}`);
@@ -75,7 +86,7 @@ export function statusText(report: StatusReport): string {
     lines.push(
       `lease      ${lease.subnets.join(", ")} for ${lease.publicIp}, VTEP ${lease.vtepMac}, ${expiry}`,
     );
-    if (lease.trouble !== null) lines.push(`           not renewed: ${lease.trouble}`);
+    if (lease.trouble !== null) lines.push(`           trouble: ${lease.trouble}`);
   }
   lines.push(`peers      ${report.peers.length}`);
   for (const peer of report.peers) {
@@ -84,6 +95,8 @@ export function statusText(report: StatusReport): string {
   }
   for (const { subnets, publicIp, reason } of report.refused)
     lines.push(`refused    ${subnets} at ${publicIp}: ${reason}`);
+  for (const { subnets, publicIp, until, reason } of report.held)
+    lines.push(`held       ${subnets} at ${publicIp} until ${until}: ${reason}`);
   for (const { item, error } of report.missing) lines.push(`missing    ${item}: ${error}`);
   for (const { device, stats } of report.engines) lines.push(...engineLines(device, stats));
   return `${lines.join("\n")}\n`;

@@ -1,5 +1,6 @@
 import type { NetworkConfig } from "../config/network.ts";
-import type { Lease, LeaseAttributes, LeaseSubnets, LeaseUpdate } from "../lease/lease.ts";
+import type { IpAddress } from "../net/address.ts";
+import type { Lease, LeaseAttributes, LeaseSubnets, LeaseUpdate, NodeIdentity } from "../lease/lease.ts";
 
 /**
  * Where leases live. Every call is bounded in time and throws FlannelError: `store/unreachable`
@@ -18,16 +19,25 @@ export interface Store extends AsyncDisposable {
 
   /**
    * Takes a lease: the one that already carries our public IP, else `previous` while it is free, else a free
-   * subnet of the range. A lost race picks again. Repeating it gives the same lease.
-   * @throws FlannelError also `store/contended` (retryable) after many lost races, and
-   * `network/ipv6-only`, `network/no-public-ipv4` where the store has no form for such a lease
+   * subnet of the range. A lost race picks again. Repeating it gives the same lease. Says beside it who we
+   * are; where that is said by nobody, a lease of our public IP is taken over.
+   * @throws FlannelError also `lease/owned` where another node that is alive has our public IP,
+   * `store/contended` (retryable) after many lost races, and `network/ipv6-only`, `network/no-public-ipv4`
+   * where the store has no form for such a lease
    */
   acquire(request: AcquireRequest, stop: AbortSignal): Promise<AcquireResult>;
 
   /**
-   * Extends our lease to a full term. A reservation is written back as a reservation.
+   * Extends our lease to a full term, and what says who we are with it. Written only while both are as they
+   * were read. A reservation is written back as a reservation.
    */
-  renew(lease: Lease, stop: AbortSignal): Promise<RenewResult>;
+  renew(request: RenewRequest, stop: AbortSignal): Promise<RenewResult>;
+
+  /**
+   * Says no longer that we have this public IP, so that another node may take over at once; the lease stays.
+   * Does nothing where that is said by nobody or by another node.
+   */
+  signOff(publicIp: IpAddress, node: NodeIdentity, stop: AbortSignal): Promise<void>;
 
   /** Gives the lease back. One that is gone or another node's is no error; a reservation stays. */
   release(lease: Lease, stop: AbortSignal): Promise<void>;
@@ -50,18 +60,39 @@ export interface AcquireRequest {
    * restart (the VTEP MAC) can be taken from it. Must give the same public IPs each time.
    */
   readonly attributes: (existing: Lease | undefined) => LeaseAttributes;
-  /** The public IPs that name us in the store, as `attributes` will give them. */
+  /** The public IP that names us in the store, as `attributes` will give it. */
   readonly publicIp: LeaseAttributes["publicIp"];
+  readonly node: NodeIdentity;
   /** What we held last time, from subnet.env. */
   readonly previous: LeaseSubnets | undefined;
+  /** Nothing but these subnets will do. */
+  readonly exactly?: LeaseSubnets;
 }
 
 export type AcquireResult =
-  | { readonly kind: "acquired"; readonly lease: Lease; readonly how: "own" | "previous" | "allocated" }
+  | {
+      readonly kind: "acquired";
+      readonly lease: Lease;
+      readonly how: "own" | "previous" | "allocated";
+      readonly heldUntil: Date;
+    }
   /** Every subnet between SubnetMin and SubnetMax overlaps a lease. */
-  | { readonly kind: "exhausted"; readonly leased: number };
+  | { readonly kind: "exhausted"; readonly leased: number }
+  /** The subnets asked for with `exactly` overlap another's; `owner` is for people. */
+  | { readonly kind: "taken"; readonly owner: string };
+
+export interface RenewRequest {
+  /** As it was last acquired or renewed. */
+  readonly lease: Lease;
+  readonly node: NodeIdentity;
+  /** What to publish from now on, where it shall change. */
+  readonly attributes?: LeaseAttributes;
+}
 
 export type RenewResult =
-  | { readonly kind: "renewed"; readonly lease: Lease }
-  /** The key is gone or another node's. */
-  | { readonly kind: "lost"; readonly reason: string };
+  /** `heldUntil`: until then it must be renewed, a reservation too, for what says who holds it. */
+  | { readonly kind: "renewed"; readonly lease: Lease; readonly heldUntil: Date }
+  /** The key is gone. */
+  | { readonly kind: "lost"; readonly reason: string }
+  /** Another node has our subnet or our public IP; `owner` is for people. */
+  | { readonly kind: "conflict"; readonly owner: string };

@@ -7,9 +7,20 @@ import { type EtcdStoreOptions, openEtcdStore } from "../../src/store/etcd/store
 import type { Store } from "../../src/store/store.ts";
 import { type Etcd, freePorts, startEtcd } from "../support/etcd.ts";
 import { openEtcdFront } from "../support/etcd-front.ts";
+import { type EtcdTransport, etcdTransports, overEachTransport } from "../support/etcd-transports.ts";
 import { recordingLog } from "../support/recording-log.ts";
 import { openTcpProxy } from "../support/tcp-proxy.ts";
-import { acquired, follow, never, requestFor, storeContract, updateText, valueOf } from "./store.ts";
+import {
+  acquired,
+  follow,
+  never,
+  renewal,
+  requestFor,
+  storeContract,
+  type StoreWorld,
+  updateText,
+  valueOf,
+} from "./store.ts";
 
 let etcd: Etcd;
 let worlds = 0;
@@ -22,15 +33,40 @@ afterAll(async () => {
   await etcd?.[Symbol.asyncDispose]();
 });
 
-function storeOn(at: Etcd, prefix: string, more: Partial<EtcdStoreOptions> = {}): Store {
-  return openEtcdStore({ endpoints: [at.endpoint], prefix, log: silentLog, clock: systemClock, ...more });
+type StoreOn = (at: Etcd, prefix: string, more?: Partial<EtcdStoreOptions>) => Store;
+
+const storeOver =
+  (transport: EtcdTransport): StoreOn =>
+  (at, prefix, more = {}) =>
+    openEtcdStore({
+      endpoints: [at.endpoint],
+      transport,
+      prefix,
+      log: silentLog,
+      clock: systemClock,
+      ...more,
+    });
+
+/** For tests of what only the gateway has, or what no transport can change. */
+const storeOn = storeOver("gateway");
+
+function overEach(
+  name: string,
+  body: (storeOn: StoreOn, transport: EtcdTransport) => Promise<void>,
+  msMax?: number,
+): void {
+  overEachTransport(name, (transport) => body(storeOver(transport), transport), msMax);
 }
 
 function freshPrefix(): string {
   return `/test/${worlds++}/network`;
 }
 
-storeContract("etcd", async () => {
+for (const transport of etcdTransports) {
+  storeContract(`etcd over ${transport}`, async () => etcdWorld(storeOver(transport)));
+}
+
+function etcdWorld(storeOn: StoreOn): StoreWorld {
   const prefix = freshPrefix();
   const key = (subnet: string) => `${prefix}/subnets/${subnet}`;
   const opened: Store[] = [];
@@ -47,6 +83,12 @@ storeContract("etcd", async () => {
       const found = await etcd.get(key(subnet));
       return found === undefined ? undefined : { value: found.value, lapses: found.lease !== "0" };
     },
+    async getNode(publicIp) {
+      const found = await etcd.get(`${prefix}/nodes/${publicIp}`);
+      return found === undefined ? undefined : { value: found.value, lapses: found.lease !== "0" };
+    },
+    putNode: (publicIp, value, ttlSeconds) => etcd.put(`${prefix}/nodes/${publicIp}`, value, ttlSeconds),
+    deleteNode: (publicIp) => etcd.delete(`${prefix}/nodes/${publicIp}`),
     async putGarbage() {
       await etcd.put(key("notes"), "not a lease");
       await etcd.put(key("10.3.300.0-24"), valueOf("192.0.2.9"));
@@ -63,38 +105,41 @@ storeContract("etcd", async () => {
       for (const store of opened) await store[Symbol.asyncDispose]();
     },
   };
-});
+}
 
-test("etcd: what happened behind the compaction shows in a fresh snapshot, changed attributes too", async () => {
-  const prefix = freshPrefix();
-  const put = (subnet: string, publicIp: string) =>
-    etcd.put(`${prefix}/subnets/${subnet}`, valueOf(publicIp));
-  await put("10.3.5.0-24", "192.0.2.5");
-  await put("10.3.6.0-24", "192.0.2.6");
-  await put("10.3.7.0-24", "192.0.2.7");
-  await using proxy = await openTcpProxy(etcd.endpoint);
-  await using store = storeOn(etcd, prefix, { endpoints: [`http://${proxy.address}`] });
-  await using watch = follow(store);
-  expect(updateText(await watch.next())).toBe("snapshot 10.3.5.0-24 10.3.6.0-24 10.3.7.0-24");
-  const next = watch.next();
-  proxy.cut();
-  await put("10.3.5.0-24", "192.0.2.55");
-  await etcd.delete(`${prefix}/subnets/10.3.6.0-24`);
-  await etcd.put(`${prefix}/subnets/10.3.7.0-24`, "{unreadable");
-  await put("10.3.8.0-24", "192.0.2.8");
-  await etcd.compact();
-  proxy.heal();
-  const update = await next;
-  expect(updateText(update)).toBe("snapshot 10.3.5.0-24 10.3.7.0-24 10.3.8.0-24");
-  const leases = update.kind === "snapshot" ? update.leases : [];
-  expect(leases.map(({ attributes }) => `${attributes.publicIp}`).sort()).toEqual(
-    ["192.0.2.55", "192.0.2.7", "192.0.2.8"].sort(),
-  );
-  await put("10.3.9.0-24", "192.0.2.9");
-  expect(updateText(await watch.next())).toBe("+10.3.9.0-24");
-});
+overEach(
+  "etcd: what happened behind the compaction shows in a fresh snapshot, changed attributes too",
+  async (storeOn) => {
+    const prefix = freshPrefix();
+    const put = (subnet: string, publicIp: string) =>
+      etcd.put(`${prefix}/subnets/${subnet}`, valueOf(publicIp));
+    await put("10.3.5.0-24", "192.0.2.5");
+    await put("10.3.6.0-24", "192.0.2.6");
+    await put("10.3.7.0-24", "192.0.2.7");
+    await using proxy = await openTcpProxy(etcd.endpoint);
+    await using store = storeOn(etcd, prefix, { endpoints: [`http://${proxy.address}`] });
+    await using watch = follow(store);
+    expect(updateText(await watch.next())).toBe("snapshot 10.3.5.0-24 10.3.6.0-24 10.3.7.0-24");
+    const next = watch.next();
+    proxy.cut();
+    await put("10.3.5.0-24", "192.0.2.55");
+    await etcd.delete(`${prefix}/subnets/10.3.6.0-24`);
+    await etcd.put(`${prefix}/subnets/10.3.7.0-24`, "{unreadable");
+    await put("10.3.8.0-24", "192.0.2.8");
+    await etcd.compact();
+    proxy.heal();
+    const update = await next;
+    expect(updateText(update)).toBe("snapshot 10.3.5.0-24 10.3.7.0-24 10.3.8.0-24");
+    const leases = update.kind === "snapshot" ? update.leases : [];
+    expect(leases.map(({ attributes }) => `${attributes.publicIp}`).sort()).toEqual(
+      ["192.0.2.55", "192.0.2.7", "192.0.2.8"].sort(),
+    );
+    await put("10.3.9.0-24", "192.0.2.9");
+    expect(updateText(await watch.next())).toBe("+10.3.9.0-24");
+  },
+);
 
-test("etcd: compacting while a watch is connected disturbs it in nothing", async () => {
+overEach("etcd: compacting while a watch is connected disturbs it in nothing", async (storeOn) => {
   const prefix = freshPrefix();
   await etcd.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
   await using store = storeOn(etcd, prefix);
@@ -107,61 +152,73 @@ test("etcd: compacting while a watch is connected disturbs it in nothing", async
   expect(updateText(await watch.next())).toBe("+10.3.7.0-24");
 });
 
-test("etcd: killed and restarted, no event is lost, and the log says so once each way", async () => {
-  await using own = await startEtcd();
-  const prefix = freshPrefix();
-  const log = recordingLog();
-  await using store = storeOn(own, prefix, { log });
-  await using watch = follow(store);
-  expect(updateText(await watch.next())).toBe("snapshot");
-  for (let round = 1; round <= 3; round++) {
-    const key = `10.3.${round}.0-24`;
+overEach(
+  "etcd: killed and restarted, no event is lost, and the log says so once each way",
+  async (storeOn) => {
+    await using own = await startEtcd();
+    const prefix = freshPrefix();
+    const log = recordingLog();
+    await using store = storeOn(own, prefix, { log });
+    await using watch = follow(store);
+    expect(updateText(await watch.next())).toBe("snapshot");
+    for (let round = 1; round <= 3; round++) {
+      const key = `10.3.${round}.0-24`;
+      const next = watch.next();
+      await own.kill();
+      await own.start();
+      await own.put(`${prefix}/subnets/${key}`, valueOf(`192.0.2.${round}`));
+      expect(updateText(await next)).toBe(`+${key}`);
+    }
+    const lost = log.messages.filter((message) => message.startsWith("etcd is lost"));
+    const back = log.messages.filter((message) => message === "etcd is back");
+    expect(lost.length).toBe(back.length);
+    expect(lost.length).toBeLessThanOrEqual(3);
+  },
+  60_000,
+);
+
+overEach(
+  "etcd: a server that keeps its connections and says nothing is noticed, and nothing is lost",
+  async (storeOn) => {
+    await using own = await startEtcd();
+    const prefix = freshPrefix();
+    const log = recordingLog();
+    await using store = storeOn(own, prefix, { log, probeMs: 50, callMsMax: 300 });
+    await using watch = follow(store);
+    expect(updateText(await watch.next())).toBe("snapshot");
+    const next = watch.next();
+    own.pause();
+    await log.seen("etcd is lost");
+    await expect(store.list(never)).rejects.toMatchObject({ code: "store/unreachable", retryable: true });
+    own.resume();
+    await own.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
+    expect(updateText(await next)).toBe("+10.3.5.0-24");
+  },
+  60_000,
+);
+
+overEach(
+  "etcd: a store that was wiped gives a fresh snapshot instead of silence",
+  async (storeOn) => {
+    await using own = await startEtcd();
+    const prefix = freshPrefix();
+    for (let at = 1; at <= 20; at++) {
+      await own.put(`${prefix}/subnets/10.3.${at}.0-24`, valueOf(`192.0.2.${at}`));
+    }
+    await using store = storeOn(own, prefix);
+    await using watch = follow(store);
+    await watch.next();
     const next = watch.next();
     await own.kill();
-    await own.start();
-    await own.put(`${prefix}/subnets/${key}`, valueOf(`192.0.2.${round}`));
-    expect(updateText(await next)).toBe(`+${key}`);
-  }
-  const lost = log.messages.filter((message) => message.startsWith("etcd is lost"));
-  const back = log.messages.filter((message) => message === "etcd is back");
-  expect(lost.length).toBe(back.length);
-  expect(lost.length).toBeLessThanOrEqual(3);
-}, 60_000);
+    await own.start({ wiped: true });
+    expect(updateText(await next)).toBe("snapshot");
+    await own.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
+    expect(updateText(await watch.next())).toContain("10.3.5.0-24");
+  },
+  60_000,
+);
 
-test("etcd: a server that keeps its connections and says nothing is noticed, and nothing is lost", async () => {
-  await using own = await startEtcd();
-  const prefix = freshPrefix();
-  const log = recordingLog();
-  await using store = storeOn(own, prefix, { log, probeMs: 50, callMsMax: 300 });
-  await using watch = follow(store);
-  expect(updateText(await watch.next())).toBe("snapshot");
-  const next = watch.next();
-  own.pause();
-  await log.seen("etcd is lost");
-  await expect(store.list(never)).rejects.toMatchObject({ code: "store/unreachable", retryable: true });
-  own.resume();
-  await own.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
-  expect(updateText(await next)).toBe("+10.3.5.0-24");
-}, 60_000);
-
-test("etcd: a store that was wiped gives a fresh snapshot instead of silence", async () => {
-  await using own = await startEtcd();
-  const prefix = freshPrefix();
-  for (let at = 1; at <= 20; at++) {
-    await own.put(`${prefix}/subnets/10.3.${at}.0-24`, valueOf(`192.0.2.${at}`));
-  }
-  await using store = storeOn(own, prefix);
-  await using watch = follow(store);
-  await watch.next();
-  const next = watch.next();
-  await own.kill();
-  await own.start({ wiped: true });
-  expect(updateText(await next)).toBe("snapshot");
-  await own.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
-  expect(updateText(await watch.next())).toContain("10.3.5.0-24");
-}, 60_000);
-
-test("etcd: with one endpoint of three dead, then another, calls and watch go on", async () => {
+overEach("etcd: with one endpoint of three dead, then another, calls and watch go on", async (storeOn) => {
   const prefix = freshPrefix();
   const [closed = 0] = freePorts(1);
   await using first = await openTcpProxy(etcd.endpoint);
@@ -175,84 +232,97 @@ test("etcd: with one endpoint of three dead, then another, calls and watch go on
   first.cut();
   await etcd.put(`${prefix}/subnets/10.4.5.0-24`, valueOf("192.0.2.5"));
   expect(updateText(await next)).toBe("+10.4.5.0-24");
-  expect(await store.renew(lease, never)).toMatchObject({ kind: "renewed" });
+  expect(await store.renew(renewal(lease), never)).toMatchObject({ kind: "renewed" });
 });
 
-test("etcd: when the answer to a write is lost, the lease is ours all the same and lives", async () => {
-  const prefix = freshPrefix();
-  await using proxy = await openTcpProxy(etcd.endpoint);
-  const endpoints = [`http://${proxy.address}`, etcd.endpoint];
-  await using store = storeOn(etcd, prefix, { endpoints });
-  proxy.loseAnswerTo("/v3/kv/txn");
-  const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
-  const key = `${prefix}/subnets/${leaseKey(lease.subnets)}`;
-  const written = await etcd.get(key);
-  expect(written).toMatchObject({ value: valueOf("192.0.2.1") });
-  expect(written?.lease).not.toBe("0");
+overEach(
+  "etcd: when the answer to a write is lost, the lease is ours all the same and lives",
+  async (storeOn, transport) => {
+    const prefix = freshPrefix();
+    await using proxy = await openTcpProxy(etcd.endpoint);
+    const endpoints = [`http://${proxy.address}`, etcd.endpoint];
+    await using store = storeOn(etcd, prefix, { endpoints });
+    proxy.loseAnswerTo(transport === "grpc" ? "PublicIP" : "/v3/kv/txn");
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    const key = `${prefix}/subnets/${leaseKey(lease.subnets)}`;
+    const written = await etcd.get(key);
+    expect(written).toMatchObject({ value: valueOf("192.0.2.1") });
+    expect(written?.lease).not.toBe("0");
 
-  await using renewing = storeOn(etcd, prefix, { endpoints });
-  proxy.loseAnswerTo("/v3/kv/txn");
-  expect(await renewing.renew(lease, never)).toMatchObject({ kind: "renewed" });
-  const renewed = await etcd.get(key);
-  expect(renewed?.lease).not.toBe("0");
-  expect(renewed?.lease).not.toBe(written?.lease);
-});
+    await using renewing = storeOn(etcd, prefix, { endpoints });
+    proxy.loseAnswerTo(transport === "grpc" ? "PublicIP" : "/v3/kv/txn");
+    expect(await renewing.renew(renewal(lease), never)).toMatchObject({ kind: "renewed" });
+    const renewed = await etcd.get(key);
+    expect(renewed?.lease).not.toBe("0");
+    expect(renewed?.lease).not.toBe(written?.lease);
+  },
+);
 
-test("etcd: renewing moves the key to a new etcd lease and ends the old one, unless others hang on it", async () => {
-  const prefix = freshPrefix();
-  await using store = storeOn(etcd, prefix);
-  const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
-  const key = `${prefix}/subnets/${leaseKey(lease.subnets)}`;
-  const leaseIdOf = async () => (await etcd.get(key))?.lease ?? "0";
-  const ttlOf = async (ID: string) => (await etcd.call("/v3/lease/timetolive", { ID }))["TTL"];
-  const first = await leaseIdOf();
-  await store.renew(lease, never);
-  const second = await leaseIdOf();
-  expect(second).not.toBe(first);
-  expect(await ttlOf(first)).toBe("-1");
-  const shared = Buffer.from(`${prefix}/nodes/192.0.2.1`).toString("base64");
-  await etcd.call("/v3/kv/put", { key: shared, value: "", lease: second });
-  await store.renew(lease, never);
-  expect(await leaseIdOf()).not.toBe(second);
-  expect(await ttlOf(second)).not.toBe("-1");
-  expect(await etcd.get(`${prefix}/nodes/192.0.2.1`)).toBeDefined();
-});
+overEach(
+  "etcd: renewing moves the key to a new etcd lease and ends the old one, unless others hang on it",
+  async (storeOn) => {
+    const prefix = freshPrefix();
+    await using store = storeOn(etcd, prefix);
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    const key = `${prefix}/subnets/${leaseKey(lease.subnets)}`;
+    const leaseIdOf = async () => (await etcd.get(key))?.lease ?? "0";
+    const ttlOf = async (ID: string) => (await etcd.call("/v3/lease/timetolive", { ID }))["TTL"];
+    const first = await leaseIdOf();
+    await store.renew(renewal(lease), never);
+    const second = await leaseIdOf();
+    expect(second).not.toBe(first);
+    expect(await ttlOf(first)).toBe("-1");
+    const shared = Buffer.from(`${prefix}/notes`).toString("base64");
+    await etcd.call("/v3/kv/put", { key: shared, value: "", lease: second });
+    await store.renew(renewal(lease), never);
+    expect(await leaseIdOf()).not.toBe(second);
+    expect(await ttlOf(second)).not.toBe("-1");
+    expect(await etcd.get(`${prefix}/notes`)).toBeDefined();
+  },
+);
 
-test("etcd: a node that reserved its lease by taking the term away keeps it so when it renews", async () => {
-  const prefix = freshPrefix();
-  await using store = storeOn(etcd, prefix);
-  const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
-  await etcd.put(`${prefix}/subnets/${leaseKey(lease.subnets)}`, valueOf("192.0.2.1", "c6:d2:32:6f:8f:44"));
-  expect(await store.renew(lease, never)).toMatchObject({ lease: { expiresAt: undefined } });
-});
+overEach(
+  "etcd: a node that reserved its lease by taking the term away keeps it so when it renews",
+  async (storeOn) => {
+    const prefix = freshPrefix();
+    await using store = storeOn(etcd, prefix);
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    await etcd.put(`${prefix}/subnets/${leaseKey(lease.subnets)}`, valueOf("192.0.2.1", "c6:d2:32:6f:8f:44"));
+    expect(await store.renew(renewal(lease), never)).toMatchObject({ lease: { expiresAt: undefined } });
+  },
+);
 
-test("etcd: five thousand leases are listed, and allocation finds the one free subnet", async () => {
-  await using own = await startEtcd();
-  const prefix = "/many";
-  const key = (at: number) => `${prefix}/subnets/10.${at >> 8}.${at & 255}.0-24`;
-  const from = 256;
-  const count = 5_000;
-  const free = from + 3_333;
-  const puts = Array.from({ length: count }, (_, at) => from + at)
-    .filter((at) => at !== free)
-    .map((at) => ({
-      request_put: {
-        key: Buffer.from(key(at)).toString("base64"),
-        value: Buffer.from(valueOf(`172.16.${at >> 8}.${at & 255}`)).toString("base64"),
-      },
-    }));
-  for (let at = 0; at < puts.length; at += 100) {
-    await own.call("/v3/kv/txn", { success: puts.slice(at, at + 100) });
-  }
-  await using store = storeOn(own, prefix);
-  expect((await store.list(never)).length).toBe(count - 1);
-  const document = `{"Network":"10.0.0.0/8","SubnetMin":"10.1.0.0","SubnetMax":"10.${(from + count - 1) >> 8}.${(from + count - 1) & 255}.0"}`;
-  const request = requestFor("192.0.2.1", { network: parseNetworkConfig(document) });
-  const lease = acquired(await store.acquire(request, never));
-  expect(`${lease.subnets.ipv4}`).toBe(`10.${free >> 8}.${free & 255}.0/24`);
-}, 60_000);
+overEach(
+  "etcd: five thousand leases are listed, and allocation finds the one free subnet",
+  async (storeOn) => {
+    await using own = await startEtcd();
+    const prefix = "/many";
+    const key = (at: number) => `${prefix}/subnets/10.${at >> 8}.${at & 255}.0-24`;
+    const from = 256;
+    const count = 5_000;
+    const free = from + 3_333;
+    const puts = Array.from({ length: count }, (_, at) => from + at)
+      .filter((at) => at !== free)
+      .map((at) => ({
+        request_put: {
+          key: Buffer.from(key(at)).toString("base64"),
+          value: Buffer.from(valueOf(`172.16.${at >> 8}.${at & 255}`)).toString("base64"),
+        },
+      }));
+    for (let at = 0; at < puts.length; at += 100) {
+      await own.call("/v3/kv/txn", { success: puts.slice(at, at + 100) });
+    }
+    await using store = storeOn(own, prefix);
+    expect((await store.list(never)).length).toBe(count - 1);
+    const document = `{"Network":"10.0.0.0/8","SubnetMin":"10.1.0.0","SubnetMax":"10.${(from + count - 1) >> 8}.${(from + count - 1) & 255}.0"}`;
+    const request = requestFor("192.0.2.1", { network: parseNetworkConfig(document) });
+    const lease = acquired(await store.acquire(request, never));
+    expect(`${lease.subnets.ipv4}`).toBe(`10.${free >> 8}.${free & 255}.0/24`);
+  },
+  60_000,
+);
 
-test("etcd: a closed store ends its watch quietly and refuses calls", async () => {
+overEach("etcd: a closed store ends its watch quietly and refuses calls", async (storeOn) => {
   const store = storeOn(etcd, freshPrefix());
   await using watch = follow(store);
   await watch.next();
@@ -297,7 +367,7 @@ test("etcd: a TTL query that fails drops no lease, neither from a list nor from 
   expect(updateText(await watch.next())).toBe("+10.3.6.0-24");
 });
 
-test("etcd: a key that is no lease is named in the log, once", async () => {
+overEach("etcd: a key that is no lease is named in the log, once", async (storeOn) => {
   const prefix = freshPrefix();
   const log = recordingLog();
   await etcd.put(`${prefix}/subnets/notes`, "");
@@ -362,15 +432,15 @@ test("etcd: a key that does not fit the network is not deleted once another node
   expect((await etcd.get(key))?.value).toBe(valueOf("192.0.2.99"));
 });
 
-test("etcd: renewing over another node's write says lost and leaves it", async () => {
+test("etcd: renewing over another node's write says whose it is and leaves it", async () => {
   const prefix = freshPrefix();
   await using direct = storeOn(etcd, prefix);
   const lease = acquired(await direct.acquire(requestFor("192.0.2.1"), never));
   await using front = meanwhileFront((key) => etcd.put(key, valueOf("192.0.2.99"), 100));
   await using store = storeOn(etcd, prefix, { endpoints: [front.endpoint] });
-  expect(await store.renew(lease, never)).toEqual({
-    kind: "lost",
-    reason: "it belongs to 192.0.2.99 with VTEP MAC c6:d2:32:6f:8f:44",
+  expect(await store.renew(renewal(lease), never)).toEqual({
+    kind: "conflict",
+    owner: "192.0.2.99 with VTEP MAC c6:d2:32:6f:8f:44",
   });
   expect((await etcd.get(`${prefix}/subnets/${leaseKey(lease.subnets)}`))?.value).toBe(valueOf("192.0.2.99"));
 });

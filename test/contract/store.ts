@@ -1,10 +1,10 @@
 import { expect, test } from "bun:test";
 import { type NetworkConfig, parseNetworkConfig } from "../../src/config/network.ts";
-import type { Lease, LeaseAttributes, LeaseUpdate } from "../../src/lease/lease.ts";
+import type { Lease, LeaseAttributes, LeaseUpdate, NodeIdentity } from "../../src/lease/lease.ts";
 import { leaseKey } from "../../src/lease/lease.ts";
 import { parseIpAddress } from "../../src/net/address.ts";
 import { parsePrefix } from "../../src/net/prefix.ts";
-import type { AcquireRequest, AcquireResult, Store } from "../../src/store/store.ts";
+import type { AcquireRequest, AcquireResult, RenewRequest, Store } from "../../src/store/store.ts";
 
 /** A network in the store under test that nothing else uses, and a hand beside the store to reach into it. */
 export interface StoreWorld extends AsyncDisposable {
@@ -16,6 +16,11 @@ export interface StoreWorld extends AsyncDisposable {
   delete(subnet: string): Promise<void>;
   /** What stands there for a subnet: the raw value, and whether it lapses. */
   get(subnet: string): Promise<{ value: string; lapses: boolean } | undefined>;
+  /** What stands there beside a lease: who has this public IP. */
+  getNode(publicIp: string): Promise<{ value: string; lapses: boolean } | undefined>;
+  /** Says that another node has this public IP, or what nobody can read. */
+  putNode(publicIp: string, value: string, ttlSeconds?: number): Promise<void>;
+  deleteNode(publicIp: string): Promise<void>;
   /** Where leases are kept, something that is none. */
   putGarbage(): Promise<void>;
 }
@@ -42,9 +47,20 @@ export function requestFor(publicIp: string, more: Partial<AcquireRequest> = {})
     network,
     attributes: () => attributes,
     publicIp: attributes.publicIp,
+    node: nodeOf(publicIp),
     previous: undefined,
     ...more,
   };
+}
+
+/** The node that has this public IP in these tests. */
+export function nodeOf(publicIp: string): NodeIdentity {
+  return { id: `id-of-${publicIp}`, name: `name-of-${publicIp}` };
+}
+
+/** What the lease's own node asks when it renews. */
+export function renewal(lease: Lease): RenewRequest {
+  return { lease, node: nodeOf(`${lease.attributes.publicIp}`) };
 }
 
 export function acquired(result: AcquireResult): Lease {
@@ -243,7 +259,7 @@ export function storeContract(name: string, world: () => Promise<StoreWorld>): v
     expect(result).toMatchObject({ how: "own", lease: { expiresAt: undefined } });
     const kept = { value: valueOf("192.0.2.1"), lapses: false };
     expect(await world.get("10.3.9.0-24")).toEqual(kept);
-    expect(await store.renew(acquired(result), never)).toMatchObject({
+    expect(await store.renew(renewal(acquired(result)), never)).toMatchObject({
       kind: "renewed",
       lease: { expiresAt: undefined },
     });
@@ -263,7 +279,7 @@ export function storeContract(name: string, world: () => Promise<StoreWorld>): v
     const store = world.open({ ttlSeconds: 5 });
     const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
     const longer = world.open({ ttlSeconds: 500 });
-    const renewed = await longer.renew(lease, never);
+    const renewed = await longer.renew(renewal(lease), never);
     expect(renewed).toMatchObject({ kind: "renewed", lease: { subnets: lease.subnets } });
     const [listed] = await store.list(never);
     expect(listed?.expiresAt?.getTime()).toBeGreaterThan(Date.now() + 400_000);
@@ -277,16 +293,181 @@ export function storeContract(name: string, world: () => Promise<StoreWorld>): v
       const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
       const key = leaseKey(lease.subnets);
       await world.delete(key);
-      expect(await store.renew(lease, never)).toEqual({ kind: "lost", reason: "the key is gone" });
+      expect(await store.renew(renewal(lease), never)).toEqual({ kind: "lost", reason: "the key is gone" });
       expect(await world.get(key)).toBeUndefined();
       for (const other of [valueOf("192.0.2.7"), valueOf("192.0.2.1", "02:00:00:00:00:07")]) {
         await world.put(key, other, 100);
-        expect(await store.renew(lease, never)).toMatchObject({ kind: "lost" });
+        expect(await store.renew(renewal(lease), never)).toMatchObject({ kind: "conflict" });
         await store.release(lease, never);
         expect(await world.get(key)).toEqual({ value: other, lapses: true });
       }
     },
   );
+
+  const strangerValue = '{"id":"stranger","name":"web-9","subnet":"10.3.77.0-24"}';
+
+  property("beside a lease stands who holds it, with the same term, renewed with it", async (world) => {
+    const store = world.open();
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    const value = `{"id":"id-of-192.0.2.1","name":"name-of-192.0.2.1","subnet":"${leaseKey(lease.subnets)}"}`;
+    expect(await world.getNode("192.0.2.1")).toEqual({ value, lapses: true });
+    await world.deleteNode("192.0.2.1");
+    const renewed = await store.renew(renewal(lease), never);
+    expect(renewed).toMatchObject({
+      kind: "renewed",
+      heldUntil: renewed.kind === "renewed" && renewed.lease.expiresAt,
+    });
+    expect(await world.getNode("192.0.2.1")).toEqual({ value, lapses: true });
+    await store.release(lease, never);
+    expect(await world.getNode("192.0.2.1")).toBeUndefined();
+  });
+
+  property("a lease of our public IP that nobody says is his is taken over", async (world) => {
+    await world.put("10.3.5.0-24", valueOf("192.0.2.1"), 100);
+    const result = await world.open().acquire(requestFor("192.0.2.1"), never);
+    expect(result).toMatchObject({ how: "own", lease: { subnets: { ipv4: parsePrefix("10.3.5.0/24") } } });
+    expect((await world.getNode("192.0.2.1"))?.value).toContain("id-of-192.0.2.1");
+  });
+
+  property("what cannot be read beside a lease is nobody's and is written anew", async (world) => {
+    const store = world.open();
+    for (const garbage of ["", "{", "[]", '{"name":"x"}', '{"id":7}', `{"id":"${"x".repeat(5_000)}"}`]) {
+      await world.putNode("192.0.2.1", garbage, 100);
+      acquired(await store.acquire(requestFor("192.0.2.1"), never));
+      expect((await world.getNode("192.0.2.1"))?.value).toContain('"id-of-192.0.2.1"');
+    }
+  });
+
+  property(
+    "another node that is alive with our public IP is not robbed, and both are named",
+    async (world) => {
+      const store = world.open();
+      for (const subnet of [undefined, "10.3.77.0-24"]) {
+        if (subnet !== undefined) await world.put(subnet, valueOf("192.0.2.1"), 100);
+        await world.putNode("192.0.2.1", strangerValue, 100);
+        const previous = { ipv4: parsePrefix("10.3.8.0/24") };
+        const refused = await store
+          .acquire(requestFor("192.0.2.1", { previous }), never)
+          .catch((error) => error);
+        expect(refused).toMatchObject({ code: "lease/owned", retryable: false, exitCode: 1 });
+        for (const named of [
+          "stranger",
+          "web-9",
+          "10.3.77.0-24",
+          "id-of-192.0.2.1",
+          "name-of-192.0.2.1",
+          "10.3.8.0-24",
+        ])
+          expect(refused.message).toContain(named);
+        expect(refused.remedy).toContain("host.node_id");
+        expect(await world.getNode("192.0.2.1")).toEqual({ value: strangerValue, lapses: true });
+      }
+      await world.deleteNode("192.0.2.1");
+      acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    },
+  );
+
+  property(
+    "renewing after another node took our public IP over is a conflict that names it",
+    async (world) => {
+      const store = world.open();
+      const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+      await world.putNode("192.0.2.1", strangerValue, 100);
+      const held = await world.get(leaseKey(lease.subnets));
+      const result = await store.renew(renewal(lease), never);
+      expect(result).toEqual({
+        kind: "conflict",
+        owner: '192.0.2.1, node "web-9" (id "stranger", subnet "10.3.77.0-24")',
+      });
+      expect(await world.get(leaseKey(lease.subnets))).toEqual(held as { value: string; lapses: boolean });
+      await world.deleteNode("192.0.2.1");
+      expect(await store.renew(renewal(lease), never)).toMatchObject({ kind: "renewed" });
+    },
+  );
+
+  property("a conflict over the subnet names the other node where it says who it is", async (world) => {
+    const store = world.open();
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    const other = acquired(await store.acquire(requestFor("192.0.2.7"), never));
+    await world.put(leaseKey(lease.subnets), valueOf("192.0.2.7"), 100);
+    expect(await store.renew(renewal(lease), never)).toEqual({
+      kind: "conflict",
+      owner: `192.0.2.7 with VTEP MAC c6:d2:32:6f:8f:44, node "name-of-192.0.2.7" (id "id-of-192.0.2.7", subnet "${leaseKey(other.subnets)}")`,
+    });
+  });
+
+  property(
+    "a node that signs off leaves its lease and lets another take over; another's word stays",
+    async (world) => {
+      const store = world.open();
+      const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+      const { publicIp } = lease.attributes;
+      if (publicIp === undefined) throw new Error("no public IP");
+      const held = await world.get(leaseKey(lease.subnets));
+      await store.signOff(publicIp, { id: "stranger", name: "" }, never);
+      expect(await world.getNode("192.0.2.1")).toBeDefined();
+      await store.signOff(publicIp, nodeOf("192.0.2.1"), never);
+      await store.signOff(publicIp, nodeOf("192.0.2.1"), never);
+      expect(await world.getNode("192.0.2.1")).toBeUndefined();
+      expect(await world.get(leaseKey(lease.subnets))).toEqual(held as { value: string; lapses: boolean });
+      const successor = { id: "reinstalled", name: "web-1" };
+      const result = await store.acquire(requestFor("192.0.2.1", { node: successor }), never);
+      expect(result).toMatchObject({ how: "own", lease: { subnets: lease.subnets } });
+    },
+  );
+
+  property(
+    "who holds a reservation is said with a term, and renewed; the reservation has none",
+    async (world) => {
+      await world.put("10.3.9.0-24", valueOf("192.0.2.1"));
+      const store = world.open({ ttlSeconds: 100 });
+      const result = await store.acquire(requestFor("192.0.2.1"), never);
+      expect(result).toMatchObject({
+        how: "own",
+        lease: { expiresAt: undefined },
+        heldUntil: expect.any(Date),
+      });
+      expect(await world.getNode("192.0.2.1")).toMatchObject({ lapses: true });
+      await world.deleteNode("192.0.2.1");
+      expect(await store.renew(renewal(acquired(result)), never)).toMatchObject({
+        kind: "renewed",
+        lease: { expiresAt: undefined },
+        heldUntil: expect.any(Date),
+      });
+      expect(await world.getNode("192.0.2.1")).toMatchObject({ lapses: true });
+      expect(await world.get("10.3.9.0-24")).toMatchObject({ lapses: false });
+    },
+  );
+
+  property("a renewal may publish something else; from then on that is what is ours", async (world) => {
+    const store = world.open();
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    const attributes = attributesOf("192.0.2.1", "02:00:00:00:00:42");
+    const result = await store.renew({ ...renewal(lease), attributes }, never);
+    if (result.kind !== "renewed") throw new Error(result.kind);
+    expect(result.lease.attributes).toEqual(attributes);
+    expect((await world.get(leaseKey(lease.subnets)))?.value).toBe(valueOf("192.0.2.1", "02:00:00:00:00:42"));
+    expect(await store.renew(renewal(result.lease), never)).toMatchObject({ kind: "renewed" });
+    expect(await store.renew(renewal(lease), never)).toMatchObject({ kind: "conflict" });
+  });
+
+  property("asked for exactly one subnet, a store gives that one or says whose it is", async (world) => {
+    const store = world.open();
+    const exactly = { ipv4: parsePrefix("10.3.40.0/24") };
+    const first = acquired(await store.acquire(requestFor("192.0.2.1", { exactly }), never));
+    expect(leaseKey(first.subnets)).toBe("10.3.40.0-24");
+    expect(acquired(await store.acquire(requestFor("192.0.2.1", { exactly }), never)).subnets).toEqual(
+      exactly,
+    );
+    const second = await store.acquire(requestFor("192.0.2.2", { exactly }), never);
+    expect(second).toMatchObject({ kind: "taken", owner: expect.stringContaining("name-of-192.0.2.1") });
+    await world.put("10.3.50.0-25", "{unreadable");
+    const overlapping = { ipv4: parsePrefix("10.3.50.0/24") };
+    expect(await store.acquire(requestFor("192.0.2.2", { exactly: overlapping }), never)).toMatchObject({
+      kind: "taken",
+    });
+    expect(await world.getNode("192.0.2.2")).toBeUndefined();
+  });
 
   property("garbage among the leases harms nothing", async (world) => {
     await world.putGarbage();

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-/** A real etcd of one member on loopback. */
+/** A real etcd on loopback: one that is alone, or a member of a cluster. */
 export interface Etcd extends AsyncDisposable {
   readonly endpoint: string;
   readonly pid: number;
@@ -28,29 +28,61 @@ export interface Etcd extends AsyncDisposable {
 export interface EtcdOptions {
   /** Serves clients over TLS; `ca` makes client certificates mandatory. */
   readonly tls?: { readonly cert: string; readonly key: string; readonly ca?: string };
+  /** `false` switches the JSON gateway off, and with it all of this helper's calls. */
+  readonly gateway?: boolean;
 }
 
 const startMsMax = 20_000;
 
 /** Starts etcd with a data directory of its own; throws where no etcd is installed. */
 export async function startEtcd(options: EtcdOptions = {}): Promise<Etcd> {
+  const [member = missing()] = await startEtcdCluster(1, options);
+  return member;
+}
+
+/** Starts the members of one cluster; each is ended by itself. */
+export async function startEtcdCluster(size: number, options: EtcdOptions = {}): Promise<Etcd[]> {
+  const peers = freePorts(size);
+  const initial = peers.map((port, at) => `fl${at}=http://127.0.0.1:${port}`).join(",");
+  const started = await Promise.allSettled(
+    peers.map((_, at) => startMember({ name: `fl${at}`, initial }, options)),
+  );
+  const members = started.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+  const failed = started.find((result) => result.status === "rejected");
+  if (failed === undefined) return members;
+  for (const member of members) await member[Symbol.asyncDispose]();
+  throw failed.reason;
+}
+
+interface Membership {
+  readonly name: string;
+  /** All members with their peer URLs, as etcd takes them. */
+  readonly initial: string;
+}
+
+async function startMember({ name, initial }: Membership, options: EtcdOptions): Promise<Etcd> {
   const program = etcdProgram();
   const directory = mkdtempSync(join(tmpdir(), "fl-etcd-"));
   const data = join(directory, "data");
-  const [client, peer] = freePorts(2);
+  const [client] = freePorts(1);
   const scheme = options.tls === undefined ? "http" : "https";
   const endpoint = `${scheme}://127.0.0.1:${client}`;
-  const peerUrl = `http://127.0.0.1:${peer}`;
+  const peerUrl =
+    initial
+      .split(",")
+      .find((member) => member.startsWith(`${name}=`))
+      ?.split("=")[1] ?? "";
   let child: Bun.Subprocess | undefined;
 
   const spawn = () =>
     Bun.spawn(
       [
         program,
-        ...["--name", "fl", "--data-dir", data],
+        ...["--name", name, "--data-dir", data],
         ...["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint],
         ...["--listen-peer-urls", peerUrl, "--initial-advertise-peer-urls", peerUrl],
-        ...["--initial-cluster", `fl=${peerUrl}`, "--heartbeat-interval", "50", "--election-timeout", "500"],
+        ...["--initial-cluster", initial, "--heartbeat-interval", "50", "--election-timeout", "500"],
+        `--enable-grpc-gateway=${options.gateway ?? true}`,
         ...tlsFlags(options),
       ],
       { stdout: "ignore", stderr: Bun.file(join(directory, "log")), env: {} },
@@ -82,7 +114,10 @@ export async function startEtcd(options: EtcdOptions = {}): Promise<Etcd> {
         await answer("/v3/kv/range", { key: base64("x") });
         return;
       } catch (error) {
-        if (!open && error instanceof Error && error.message.includes("user name is empty")) return;
+        const text = error instanceof Error ? error.message : "";
+        if (!open && text.includes("user name is empty")) return;
+        // The port is served as soon as etcd is ready, whether the gateway is on it or not.
+        if (options.gateway === false && text.includes("HTTP 404")) return;
         if (child.exitCode === null && Date.now() < deadline) {
           await Bun.sleep(50);
           continue;
@@ -140,6 +175,10 @@ export async function startEtcd(options: EtcdOptions = {}): Promise<Etcd> {
     },
     [Symbol.asyncDispose]: dispose,
   };
+}
+
+function missing(): never {
+  throw new Error("no member was started");
 }
 
 /** From PATH, else where the build unpacks it. */

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { startEtcd } from "../../src/demo/etcd.ts";
 import { inside, type Lab, type LabHost, openLab } from "../../src/demo/lab.ts";
@@ -19,13 +19,15 @@ export function overlayRefused(): string | undefined {
 }
 
 export interface DaemonOptions {
-  readonly engine: "auto" | "userspace" | "kernel";
+  readonly engine: "auto" | "userspace" | "kernel" | "dgram";
   /** More lines of config.toml, table headers included. */
   readonly more?: string;
-  /** Lines of the `[host]` and `[datapath]` tables. */
+  /** Lines of the `[host]`, `[datapath]`, `[uplink]`, `[store]` and `[store.etcd]` tables. */
   readonly host?: string;
   readonly datapath?: string;
   readonly uplink?: string;
+  readonly store?: string;
+  readonly etcd?: string;
   readonly prefix?: string;
   /** Instance on the host, for directories; "a" by default. */
   readonly instance?: string;
@@ -43,6 +45,7 @@ export interface Daemon {
   readonly configFile: string;
   readonly runDir: string;
   readonly subnetFile: string;
+  readonly stateDir: string;
   report(): Promise<StatusReport>;
   /** Waits until it is ready, misses nothing and has `peers` peers. */
   ready(peers: number): Promise<StatusReport>;
@@ -57,8 +60,12 @@ export interface TestOverlay extends AsyncDisposable {
   startDaemon(host: LabHost, options: DaemonOptions): Daemon;
   /** Runs the program on a host with the configuration of one of its daemons. */
   run(daemon: Daemon, ...args: string[]): Promise<{ code: number; output: string; errors: string }>;
-  /** Calls etcd's gateway from inside. */
+  /** Calls etcdctl from inside. */
   etcd(...args: string[]): Promise<string>;
+  /** Ends etcd at once, as `kill -9`; its data stays. */
+  stopEtcd(): Promise<void>;
+  /** Starts it again, `wiped` without its data; resolves when it answers. */
+  startEtcd(options?: { wiped?: boolean }): Promise<void>;
 }
 
 let labs = 0;
@@ -67,7 +74,8 @@ export async function openTestOverlay(hosts: number): Promise<TestOverlay> {
   // The label tells labs of one process apart.
   await using opening = new AsyncDisposableStack();
   const lab = opening.use(await openLab(`t${labs++}`, hosts));
-  const endpoint = startEtcd(lab, etcdProgram());
+  let server = startEtcd(lab, etcdProgram());
+  const { endpoint } = server;
   const etcd = (...args: string[]) =>
     inside(lab.switchNamespace, [
       "env",
@@ -77,22 +85,30 @@ export async function openTestOverlay(hosts: number): Promise<TestOverlay> {
       endpoint,
       ...args,
     ]);
-  for (let tries = 0; tries < 100; tries++) {
-    if (
-      await etcd("endpoint", "health").then(
-        () => true,
-        () => false,
-      )
-    )
-      break;
-    await Bun.sleep(100);
-  }
+  const answers = async () => {
+    for (let tries = 0; tries < 100; tries++) {
+      if ((await etcd("endpoint", "health").catch(() => undefined)) !== undefined) return;
+      await Bun.sleep(100);
+    }
+    throw new Error(`etcd does not answer: ${server.child.errorTail()}`);
+  };
+  const stopEtcd = async () => {
+    process.kill(server.child.pid, "SIGKILL");
+    await server.child.exited;
+  };
+  await answers();
   opening.move();
   return {
     lab,
     endpoint,
     etcdctl: `ETCDCTL_API=3 ${etcdProgram()}ctl --endpoints ${endpoint}`,
     etcd,
+    stopEtcd,
+    async startEtcd({ wiped = false } = {}) {
+      if (wiped) rmSync(server.dataDir, { recursive: true, force: true });
+      server = startEtcd(lab, etcdProgram());
+      await answers();
+    },
     startDaemon: (host, options) => startDaemon(lab, endpoint, host, options),
     run: ({ host, configFile }, command, ...args) =>
       tryProgram([
@@ -116,13 +132,17 @@ function startDaemon(lab: Lab, endpoint: string, host: LabHost, options: DaemonO
   const configFile = join(directory, "config.toml");
   const runDir = join(directory, "run");
   const subnetFile = join(directory, "flannel/subnet.env");
+  const stateDir = join(directory, "state");
   writeFileSync(
     configFile,
     `[uplink]
 ${options.uplink ?? ""}
+[store]
+${options.store ?? ""}
 [store.etcd]
 endpoints = ["${options.endpoint ?? endpoint}"]
 ${options.prefix === undefined ? "" : `prefix = "${options.prefix}"`}
+${options.etcd ?? ""}
 [datapath]
 engine = "${options.engine}"
 ${options.datapath ?? ""}
@@ -150,6 +170,7 @@ ${options.more ?? ""}
     configFile,
     runDir,
     subnetFile,
+    stateDir,
     report,
     async ready(peers) {
       let last: StatusReport | undefined;

@@ -1,11 +1,14 @@
 import { FlannelError } from "../../base/error.ts";
 import { allocateSubnets, isCompatible, subnetsOverlap } from "../../lease/allocate.ts";
 import { type Lease, type LeaseSubnets, leaseKey } from "../../lease/lease.ts";
+import type { IpAddress } from "../../net/address.ts";
 import type { AcquireRequest, AcquireResult } from "../store.ts";
 import { encodeLeaseValue, parseSubnetKey } from "./codec.ts";
 import { type EtcdContext, type LeaseEntry, leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
+import { holderText, type NodeEntry, readNodeEntry } from "./node-entry.ts";
+import { ownerText } from "./renew.ts";
 import type { KeyValue } from "./wire.ts";
-import { contended, retire, writeLeased, writeReservation } from "./write.ts";
+import { contended, retire, writeLease } from "./write.ts";
 
 /** Lost races before the call fails; each is followed by a longer random wait. */
 const attemptsMax = 32;
@@ -18,9 +21,9 @@ export async function acquireLease(
   request: AcquireRequest,
   stop: AbortSignal,
 ): Promise<AcquireResult> {
-  refuseIpv6Only(request);
+  const publicIp = requirePublicIp(request);
   for (let attempt = 0; attempt < attemptsMax; attempt++) {
-    const result = await tryAcquire(context, request, stop);
+    const result = await tryAcquire(context, { ...request, publicIp }, stop);
     if (result !== undefined) return result;
     const waitMs = Math.min(raceWaitMs * 2 ** attempt, raceWaitMsMax) * context.random();
     await context.clock.sleep(waitMs, stop);
@@ -29,70 +32,104 @@ export async function acquireLease(
   throw contended(attemptsMax);
 }
 
+interface NamedRequest extends AcquireRequest {
+  readonly publicIp: IpAddress;
+}
+
 /** One attempt; undefined when what it had read changed under it. */
 async function tryAcquire(
   context: EtcdContext,
-  request: AcquireRequest,
+  request: NamedRequest,
   stop: AbortSignal,
 ): Promise<AcquireResult | undefined> {
   const { client, layout, log } = context;
-  const { network } = request;
-  const { entries: stored } = await client.list(layout.subnets, stop);
+  const { network, node, publicIp, exactly } = request;
+  const [{ entries: stored }, nodeEntry] = await Promise.all([
+    client.list(layout.subnets, stop),
+    readNodeEntry(context, publicIp, stop),
+  ]);
+  refuseOwned(request, nodeEntry);
   const leases = stored
     .map((entry) => parseLeaseEntry(context, entry))
     .filter((lease) => lease !== undefined);
-  const own = leases.filter(({ attributes }) => attributes?.publicIp?.equals(request.publicIp) === true);
-  const fitting = own.find(({ subnets }) => isCompatible(network, subnets));
+  const own = leases.filter(({ attributes }) => attributes?.publicIp?.equals(publicIp) === true);
+  const fitting = own.find(({ subnets }) =>
+    exactly === undefined ? isCompatible(network, subnets) : leaseKey(subnets) === leaseKey(exactly),
+  );
   const existing = fitting ?? own[0];
   const attributes = request.attributes(await readLease(context, existing, stop));
-  const acquired = (lease: Lease, how: "own" | "previous" | "allocated") =>
-    ({ kind: "acquired", lease, how }) as const;
+  const acquire = async (
+    how: "own" | "previous" | "allocated",
+    write: { subnets: LeaseSubnets; ifRevision: bigint; reserved: boolean; asItStands?: boolean },
+    outdated: readonly string[],
+  ): Promise<AcquireResult | undefined> => {
+    const written = await writeLease(context, { ...write, attributes, node, nodeEntry }, stop);
+    if (written === undefined) return undefined;
+    await retire(context, [...outdated, nodeEntry.leaseId], stop);
+    const { expiresAt, heldUntil } = written;
+    return { kind: "acquired", lease: { subnets: write.subnets, attributes, expiresAt }, how, heldUntil };
+  };
 
   if (fitting !== undefined) {
-    const lease = await takeOver(context, fitting, attributes, stop);
-    return lease === undefined ? undefined : acquired(lease, "own");
+    const { subnets, revision: ifRevision, leaseId } = fitting;
+    const reserved = leaseId === "0"; // it stays one
+    const asItStands =
+      reserved &&
+      fitting.attributes !== undefined &&
+      encodeLeaseValue(fitting.attributes) === encodeLeaseValue(attributes);
+    return acquire("own", { subnets, ifRevision, reserved, asItStands }, [leaseId]);
+  }
+  if (exactly !== undefined) {
+    const blocker = stored.find(({ key }) => {
+      const subnets = parseSubnetKey(key);
+      return subnets !== undefined && subnetsOverlap(subnets, exactly);
+    });
+    if (blocker === undefined)
+      return acquire("previous", { subnets: exactly, ifRevision: 0n, reserved: false }, []);
+    const theirs = leases.find(({ key }) => key === blocker.key)?.attributes;
+    const owner = theirs === undefined ? "a key that cannot be read" : await ownerText(context, theirs, stop);
+    return { kind: "taken", owner: `${owner} by ${blocker.key.slice(0, 200)}` };
   }
 
   const deleted = new Set<string>();
-  for (const entry of own) {
-    if (entry.leaseId === "0") {
-      log.warn("a reservation for this node does not fit the network and is left alone", { key: entry.key });
+  const outdated: string[] = [];
+  for (const { key, revision, leaseId } of own) {
+    if (leaseId === "0") {
+      log.warn("a reservation for this node does not fit the network and is left alone", { key });
       continue;
     }
-    log.warn("our lease does not fit the network any more and is given back", { key: entry.key });
-    if (!(await client.delete(entry.key, entry.revision, stop))) return undefined;
-    deleted.add(entry.key);
-    await retire(context, entry.leaseId, stop);
+    log.warn("our lease does not fit the network any more and is given back", { key });
+    if (!(await client.delete([{ key, ifRevision: revision }], stop))) return undefined;
+    deleted.add(key);
+    outdated.push(leaseId);
   }
 
   const taken = takenSubnets(stored.filter(({ key }) => !deleted.has(key)));
   const previous = usablePrevious(request, taken);
   const subnets = previous ?? allocateSubnets(network, taken, context.random);
-  if (subnets === undefined) return { kind: "exhausted", leased: taken.length };
-  const write = { key: layout.leaseKey(subnets), attributes, ifRevision: 0n };
-  const written = await writeLeased(context, write, stop);
-  if (written === undefined) return undefined;
-  return acquired({ subnets, attributes, ...written }, previous === undefined ? "allocated" : "previous");
+  if (subnets === undefined) {
+    await retire(context, outdated, stop);
+    return { kind: "exhausted", leased: taken.length };
+  }
+  const how = previous === undefined ? "allocated" : "previous";
+  return acquire(how, { subnets, ifRevision: 0n, reserved: false }, outdated);
 }
 
-/** Puts our attributes on a key that carries our public IP; a reservation stays one. */
-async function takeOver(
-  context: EtcdContext,
-  entry: LeaseEntry,
-  attributes: Lease["attributes"],
-  stop: AbortSignal,
-): Promise<Lease | undefined> {
-  const { key, subnets, revision: ifRevision, leaseId } = entry;
-  const reserved = leaseId === "0";
-  if (reserved && entry.attributes !== undefined) {
-    const unchanged = encodeLeaseValue(entry.attributes) === encodeLeaseValue(attributes);
-    if (unchanged) return { subnets, attributes, expiresAt: undefined };
-  }
-  const write = reserved ? writeReservation : writeLeased;
-  const written = await write(context, { key, attributes, ifRevision }, stop);
-  if (written === undefined) return undefined;
-  await retire(context, leaseId, stop);
-  return { subnets, attributes, ...written };
+/** @throws FlannelError `lease/owned` where another node says that our public IP is its */
+function refuseOwned({ node, publicIp, previous, exactly }: NamedRequest, { key, holder }: NodeEntry): void {
+  if (holder === undefined || holder.id === node.id) return;
+  const subnets = exactly ?? previous;
+  const us = holderText({ ...node, subnet: subnets === undefined ? "none yet" : leaseKey(subnets) });
+  throw new FlannelError(
+    "lease/owned",
+    `our public IP ${publicIp} belongs to ${holderText(holder)}, which is alive; we are ${us}`,
+    {},
+    {
+      remedy:
+        "Stop the other node, or give one of the two another address (uplink.public_ip). If the other is gone " +
+        `for good, delete the key ${key}; if both are this machine, set the same host.node_id`,
+    },
+  );
 }
 
 /** Every subnet that a key names, be the key or its value otherwise unusable: somebody may be using it. */
@@ -118,7 +155,7 @@ async function readLease(
 }
 
 /** flannel's keys begin with an IPv4 subnet, and nodes are told apart by their IPv4 public address. */
-function refuseIpv6Only({ network, publicIp }: AcquireRequest): void {
+function requirePublicIp({ network, publicIp }: AcquireRequest): IpAddress {
   if (network.ipv4 === undefined) {
     throw new FlannelError(
       "network/ipv6-only",
@@ -135,4 +172,5 @@ function refuseIpv6Only({ network, publicIp }: AcquireRequest): void {
       { exitCode: 2, remedy: "Set uplink.public_ip." },
     );
   }
+  return publicIp;
 }

@@ -1,6 +1,6 @@
 import { FlannelError } from "../../base/error.ts";
+import { Cluster, type ClusterOptions } from "./cluster.ts";
 import { connectionFailure, rpcCode } from "./failure.ts";
-import { Gateway, type GatewayOptions } from "./gateway.ts";
 import {
   type KeyValue,
   parseLease,
@@ -12,85 +12,105 @@ import {
   type WatchMessage,
 } from "./wire.ts";
 
-export interface EtcdClientOptions extends GatewayOptions {
+export interface EtcdClientOptions extends ClusterOptions {
   /** How often the server of an open watch is asked for a sign of life. */
   readonly probeMs?: number;
   /** A watch that said nothing for so long is opened again: its connection may be dead on the way. */
   readonly silenceMsMax?: number;
 }
 
-/** A put that happens only while the key is as it was read. */
-export interface GuardedPut {
+/** A key as it was read: what a write depends on. */
+export interface Unchanged {
   readonly key: string;
-  readonly value: string;
-  /** Lease to attach, `0` for none. */
-  readonly lease: string;
   /** The revision at which the key was read, 0 where it must not exist. */
   readonly ifRevision: bigint;
 }
 
-export type GuardedPutResult =
-  { readonly done: true } | { readonly done: false; readonly found: KeyValue | undefined };
+/** A put that happens only while the key is as it was read. */
+export interface GuardedPut extends Unchanged {
+  readonly value: string;
+  /** Lease to attach, `0` for none. */
+  readonly lease: string;
+}
 
 /** The part of etcd's v3 API that leases need. Every call throws FlannelError as Store describes. */
 export class EtcdClient {
-  readonly gateway: Gateway;
+  readonly #cluster: Cluster;
   readonly #options: EtcdClientOptions;
 
   constructor(options: EtcdClientOptions) {
-    this.gateway = new Gateway(options);
+    this.#cluster = new Cluster(options);
     this.#options = options;
+  }
+
+  /** As origins, `http://host:port`. */
+  get endpoints(): readonly string[] {
+    return this.#cluster.endpoints;
+  }
+
+  /** Ends every call and watch; those to come fail with `store/closed`. */
+  close(): void {
+    this.#cluster.close();
+  }
+
+  /** After a watch that was cancelled: a token made before the users changed shows as that. */
+  forgetToken(): void {
+    this.#cluster.forgetToken();
   }
 
   /** One key, linearizable. */
   async get(key: string, stop: AbortSignal): Promise<KeyValue | undefined> {
-    const answer = await this.gateway.call("/v3/kv/range", { key: base64(key) }, { stop, repeatable: true });
+    const answer = await this.#cluster.call("range", { key: base64(key) }, { stop, repeatable: true });
     return parseRange(answer).entries[0];
   }
 
   /** Every key that begins with `prefix`, in key order, linearizable. */
   async list(prefix: string, stop: AbortSignal): Promise<RangeAnswer> {
     const body = { key: base64(prefix), range_end: prefixEnd(prefix) };
-    return parseRange(await this.gateway.call("/v3/kv/range", body, { stop, repeatable: true }));
+    return parseRange(await this.#cluster.call("range", body, { stop, repeatable: true }));
   }
 
   /**
-   * Puts the key if its revision is still the one given, else gives what stands there. Repeated inside when
-   * the answer was lost: a write of ours that is found is done.
+   * Puts all keys in one transaction if the revision of each is still the one given; tells whether it did.
+   * Repeated inside when the answer was lost: writes of ours that are found are done.
    */
-  async put({ key, value, lease, ifRevision }: GuardedPut, stop: AbortSignal): Promise<GuardedPutResult> {
-    const put = { key: base64(key), value: base64(value), lease };
-    const answer = await this.#txn(key, ifRevision, { request_put: put }, true, stop);
-    if (answer.succeeded) return { done: true };
-    const ours = answer.found?.lease === lease && Buffer.from(answer.found.value).toString("utf8") === value;
+  async put(puts: readonly GuardedPut[], stop: AbortSignal): Promise<boolean> {
+    const requests = puts.map(({ key, value, lease }) => ({
+      request_put: { key: base64(key), value: base64(value), lease },
+    }));
+    const answer = await this.#txn(puts, requests, true, stop);
+    if (answer.succeeded) return true;
     // With a lease of our own making nobody else can have written it; without one the outcome is the same.
-    return ours ? { done: true } : { done: false, found: answer.found };
+    return puts.every(({ value, lease }, at) => {
+      const found = answer.found[at];
+      return found?.lease === lease && Buffer.from(found.value).toString("utf8") === value;
+    });
   }
 
   /** Puts a key that does not exist; tells whether it did. Not repeated once it may have been applied. */
   async create(key: string, value: string, stop: AbortSignal): Promise<boolean> {
     const put = { key: base64(key), value: base64(value) };
-    return (await this.#txn(key, 0n, { request_put: put }, false, stop)).succeeded;
+    return (await this.#txn([{ key, ifRevision: 0n }], [{ request_put: put }], false, stop)).succeeded;
   }
 
-  /** Deletes the key if its revision is still the one given; tells whether the key is gone now. */
-  async delete(key: string, ifRevision: bigint, stop: AbortSignal): Promise<boolean> {
-    const request = { request_delete_range: { key: base64(key) } };
-    const answer = await this.#txn(key, ifRevision, request, true, stop);
-    return answer.succeeded || answer.found === undefined;
+  /** Deletes all keys if the revision of each is still the one given; tells whether they are gone now. */
+  async delete(keys: readonly Unchanged[], stop: AbortSignal): Promise<boolean> {
+    const requests = keys.map(({ key }) => ({ request_delete_range: { key: base64(key) } }));
+    const answer = await this.#txn(keys, requests, true, stop);
+    return answer.succeeded || answer.found.every((found) => found === undefined);
   }
 
   /** A new lease: its id and the seconds the server gives it. */
   async grant(ttlSeconds: number, stop: AbortSignal): Promise<{ id: string; ttlSeconds: number }> {
     const body = { TTL: String(ttlSeconds) };
-    const lease = parseLease(await this.gateway.call("/v3/lease/grant", body, { stop, repeatable: true }));
+    const lease = parseLease(await this.#cluster.call("leaseGrant", body, { stop, repeatable: true }));
     return { id: lease.id, ttlSeconds: lease.ttlSeconds };
   }
 
   /** Ends a lease and deletes the keys attached to it. One that is gone already is no error. */
   async revoke(id: string, stop: AbortSignal): Promise<void> {
     try {
-      await this.gateway.call("/v3/lease/revoke", { ID: id }, { stop, repeatable: true });
+      await this.#cluster.call("leaseRevoke", { ID: id }, { stop, repeatable: true });
     } catch (error) {
       if (!(error instanceof FlannelError) || error.fields["rpcCode"] !== rpcCode.notFound) throw error;
     }
@@ -103,7 +123,7 @@ export class EtcdClient {
     keys = false,
   ): Promise<{ ttlSeconds: number; keyCount: number }> {
     const body = { ID: id, ...(keys ? { keys } : {}) };
-    const answer = await this.gateway.call("/v3/lease/timetolive", body, { stop, repeatable: true });
+    const answer = await this.#cluster.call("leaseTimeToLive", body, { stop, repeatable: true });
     return parseLease(answer);
   }
 
@@ -125,7 +145,7 @@ export class EtcdClient {
     };
     let guard: WatchGuard | undefined;
     try {
-      const stream = await this.gateway.stream("/v3/watch", { create_request }, connection.signal);
+      const stream = await this.#cluster.watch({ create_request }, connection.signal);
       guard = this.#guard(prefix, stream.endpoint, connection);
       for await (const message of stream.messages) {
         guard.heard();
@@ -156,15 +176,10 @@ export class EtcdClient {
         guard.silent = clock.now().getTime() - heardAt > silenceMsMax;
         if (guard.silent) return connection.abort();
         try {
-          await this.gateway.callAt(
-            endpoint,
-            "/v3/kv/range",
-            { key: base64(prefix), count_only: true },
-            signal,
-          );
+          await this.#cluster.callAt(endpoint, "range", { key: base64(prefix), count_only: true }, signal);
         } catch (error) {
           if (signal.aborted) return;
-          this.gateway.avoid(endpoint);
+          this.#cluster.avoid(endpoint);
           connection.abort(connectionFailure(error, endpoint).error);
         }
       }
@@ -173,23 +188,28 @@ export class EtcdClient {
     return guard;
   }
 
-  /** One write, done if the key's revision is `ifRevision` (0: if it does not exist); else the key is read. */
+  /** Writes, done if every key's revision is its `ifRevision` (0: if it does not exist); else the keys are read. */
   async #txn(
-    key: string,
-    ifRevision: bigint,
-    request: object,
+    keys: readonly Unchanged[],
+    requests: readonly object[],
     repeatable: boolean,
     stop: AbortSignal,
   ): Promise<TxnAnswer> {
-    const compare = { key: base64(key), target: "MOD", result: "EQUAL", mod_revision: String(ifRevision) };
     const body = {
-      compare: [compare],
-      success: [request],
-      failure: [{ request_range: { key: base64(key) } }],
+      compare: keys.map(({ key, ifRevision }) => ({
+        key: base64(key),
+        ...modRevisionEquals,
+        mod_revision: String(ifRevision),
+      })),
+      success: requests,
+      failure: keys.map(({ key }) => ({ request_range: { key: base64(key) } })),
     };
-    return parseTxn(await this.gateway.call("/v3/kv/txn", body, { stop, repeatable }));
+    return parseTxn(await this.#cluster.call("txn", body, { stop, repeatable }));
   }
 }
+
+/** Compare.CompareTarget MOD and Compare.CompareResult EQUAL. */
+const modRevisionEquals = { target: 2, result: 0 };
 
 interface WatchGuard {
   heard(): void;

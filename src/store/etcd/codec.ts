@@ -12,6 +12,8 @@ export interface EtcdLayout {
   /** What all lease keys begin with. No slash at its end, as in flannel: other keys match too. */
   readonly subnets: string;
   leaseKey(subnets: LeaseSubnets): string;
+  /** Where the node with this public IP says who it is. No key of flannel's, which scans `subnets` only. */
+  nodeKey(publicIp: IpAddress): string;
   /** The subnets that `key` stands for, if it is written as flannel writes it. */
   parseLeaseKey(key: string): LeaseSubnets | undefined;
 }
@@ -25,6 +27,7 @@ export function etcdLayout(prefix: string): EtcdLayout {
     config: `${base}/config`,
     subnets,
     leaseKey: keyOf,
+    nodeKey: (publicIp) => `${base}/nodes/${publicIp}`,
     parseLeaseKey: (key) => {
       const parsed = parseSubnetKey(key);
       // One lease has one key: host bits, other spellings and longer paths would be second names for it.

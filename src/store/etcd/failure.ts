@@ -58,26 +58,10 @@ export function connectionFailure(thrown: unknown, endpoint: string): Failure {
   if (thrown instanceof FlannelError) return { error: thrown, notApplied: false };
   const code = codeOf(thrown);
   if (certificateCodes.has(code)) {
-    return {
-      error: new FlannelError(
-        "store/untrusted",
-        "etcd's certificate is not trusted",
-        { endpoint, reason: code },
-        { remedy: untrustedRemedy },
-      ),
-      notApplied: true,
-    };
+    return { error: untrusted(endpoint, code), notApplied: true };
   }
   if (code === "EPROTO" || code.startsWith("ERR_SSL")) {
-    return {
-      error: new FlannelError(
-        "store/untrusted",
-        "etcd refused the TLS handshake",
-        { endpoint },
-        { remedy: refusedRemedy },
-      ),
-      notApplied: true,
-    };
+    return { error: handshakeRefused(endpoint), notApplied: true };
   }
   if (code === "UnexpectedRedirect") {
     return { error: notEtcd(endpoint, "it redirects"), notApplied: true };
@@ -92,6 +76,7 @@ export function connectionFailure(thrown: unknown, endpoint: string): Failure {
 export function statusFailure(status: number, body: string, endpoint: string): Failure {
   const answer = parseError(body);
   if (answer === undefined) {
+    if (body.startsWith(commonNameText)) return { error: commonNameRefused(endpoint), notApplied: true };
     if (status >= 500) return { error: unreachable(endpoint, `HTTP ${status}`), notApplied: false };
     return { error: notEtcd(endpoint, `HTTP ${status}`), notApplied: true };
   }
@@ -112,6 +97,7 @@ export const rpcCode = {
   permissionDenied: 7,
   resourceExhausted: 8,
   failedPrecondition: 9,
+  unimplemented: 12,
   unavailable: 14,
   unauthenticated: 16,
 } as const;
@@ -169,6 +155,26 @@ export function asRpcError(value: unknown): RpcError | undefined {
   return typeof number === "number" ? { code: number, message: String(message).slice(0, 500) } : undefined;
 }
 
+/** @param reason what about it: a code, or a text of the TLS library */
+export function untrusted(endpoint: string, reason: string): FlannelError {
+  return new FlannelError(
+    "store/untrusted",
+    "etcd's certificate is not trusted",
+    { endpoint, reason },
+    { remedy: untrustedRemedy },
+  );
+}
+
+/** @param alert what etcd said, where that is known */
+export function handshakeRefused(endpoint: string, alert?: string): FlannelError {
+  return new FlannelError(
+    "store/untrusted",
+    "etcd refused the TLS handshake",
+    { endpoint, reason: alert },
+    { remedy: refusedRemedy },
+  );
+}
+
 export function unreachable(endpoint: string, reason: string): FlannelError {
   return new FlannelError(
     "store/unreachable",
@@ -176,12 +182,13 @@ export function unreachable(endpoint: string, reason: string): FlannelError {
     { endpoint, reason },
     {
       retryable: true,
-      remedy: "Check that etcd runs, that the endpoint is right and that no firewall is between.",
+      remedy:
+        "Check that etcd runs, that the endpoint is right (https:// where etcd has TLS) and that no firewall is between.",
     },
   );
 }
 
-/** The endpoint answers, but not as etcd's JSON gateway does. */
+/** The endpoint answers, but not as etcd does. */
 export function notEtcd(endpoint: string, reason: string): FlannelError {
   return new FlannelError(
     "store/protocol",
@@ -189,7 +196,7 @@ export function notEtcd(endpoint: string, reason: string): FlannelError {
     { endpoint, reason },
     {
       remedy:
-        "Check that it is etcd's client port, that https:// is used where etcd has TLS, and that etcd (3.4 or later) runs with its gRPC gateway on.",
+        'Check that it is the client port of etcd 3.4 or later, with https:// where etcd has TLS; where etcd runs without its JSON gateway, set store.etcd.transport = "grpc".',
     },
   );
 }
@@ -214,9 +221,22 @@ export function combinedError(failures: readonly FlannelError[]): FlannelError {
   );
 }
 
+/** Once etcd has users, its gateway refuses every client certificate with a Common Name, password or not. */
+const commonNameText = "CommonName of client sending a request against gateway";
+
+function commonNameRefused(endpoint: string): FlannelError {
+  return new FlannelError(
+    "store/unauthorized",
+    "etcd's JSON gateway takes no client certificate with a Common Name while authentication is on",
+    { endpoint },
+    { remedy: 'Set store.etcd.transport = "grpc", or use a client certificate without Common Name.' },
+  );
+}
+
 function unauthorized(message: string, fields: { endpoint: string; reason: string }): FlannelError {
   return new FlannelError("store/unauthorized", message, fields, {
-    remedy: "Set the username and password of an etcd user.",
+    remedy:
+      'Set the username and password of an etcd user, or store.etcd.transport = "grpc" for one known by the Common Name of our certificate.',
   });
 }
 

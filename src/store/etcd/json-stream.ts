@@ -1,7 +1,7 @@
 import { EndpointFailure, notEtcd } from "./failure.ts";
 
 /** Longest answer, and longest message of a stream, that is read: some hundred thousand leases. */
-const answerBytesMax = 64 * 1024 * 1024;
+export const answerBytesMax = 64 * 1024 * 1024;
 
 /** The whole body as JSON. @throws EndpointFailure `store/protocol` for anything else or too much */
 export async function readJson(

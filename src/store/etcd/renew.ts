@@ -1,12 +1,23 @@
 import { asGoObject } from "../../base/go-json.ts";
-import type { Json, Lease, LeaseAttributes } from "../../lease/lease.ts";
-import type { RenewResult } from "../store.ts";
+import {
+  type Json,
+  type Lease,
+  type LeaseAttributes,
+  leaseKey,
+  type NodeIdentity,
+} from "../../lease/lease.ts";
+import type { IpAddress } from "../../net/address.ts";
+import type { RenewRequest, RenewResult } from "../store.ts";
 import { encodeLeaseValue, parseLeaseValue } from "./codec.ts";
 import type { EtcdContext } from "./lease-entry.ts";
-import { contended, retire, writeLeased, writeReservation } from "./write.ts";
+import { holderText, type NodeEntry, readNodeEntry } from "./node-entry.ts";
+import { contended, retire, writeLease } from "./write.ts";
 
 /** How often a key that changes under us is read again. */
 const attemptsMax = 5;
+
+/** Where a lease has no public IP there is nothing beside it. */
+const noNodeEntry: NodeEntry = { key: "", holder: undefined, revision: 0n, leaseId: "0" };
 
 /**
  * Extends the lease while its key is ours. A value that nobody can read is nobody's: ours is written back.
@@ -14,45 +25,73 @@ const attemptsMax = 5;
  */
 export async function renewLease(
   context: EtcdContext,
-  lease: Lease,
+  { lease, node, attributes = lease.attributes }: RenewRequest,
   stop: AbortSignal,
 ): Promise<RenewResult> {
   const { client, layout, log } = context;
-  const { subnets, attributes } = lease;
+  const { subnets } = lease;
+  const { publicIp } = lease.attributes;
   const key = layout.leaseKey(subnets);
+  if (publicIp === undefined) throw new Error(`our own lease ${key} has no public IP`);
   for (let attempt = 0; attempt < attemptsMax; attempt++) {
-    const found = await client.get(key, stop);
+    const [found, nodeEntry] = await Promise.all([
+      client.get(key, stop),
+      readNodeEntry(context, publicIp, stop),
+    ]);
     if (found === undefined) return { kind: "lost", reason: "the key is gone" };
     const theirs = parseLeaseValue(found.value);
+    if (theirs !== undefined && !isSameNode(theirs, lease.attributes)) {
+      return { kind: "conflict", owner: await ownerText(context, theirs, stop) };
+    }
+    if (nodeEntry.holder !== undefined && nodeEntry.holder.id !== node.id) {
+      return { kind: "conflict", owner: `${publicIp}, ${holderText(nodeEntry.holder)}` };
+    }
     if (theirs === undefined)
       log.warn("the value of our own key cannot be read and is written anew", { key });
-    else if (!isSameNode(theirs, attributes))
-      return { kind: "lost", reason: `it belongs to ${nodeText(theirs)}` };
 
     const reserved = found.lease === "0";
-    if (reserved && Buffer.from(found.value).equals(Buffer.from(encodeLeaseValue(attributes)))) {
-      return { kind: "renewed", lease: { ...lease, expiresAt: undefined } };
-    }
-    const write = reserved ? writeReservation : writeLeased;
-    const written = await write(context, { key, attributes, ifRevision: found.revision }, stop);
+    const asItStands = reserved && Buffer.from(found.value).equals(Buffer.from(encodeLeaseValue(attributes)));
+    const write = { subnets, attributes, ifRevision: found.revision, node, nodeEntry, reserved, asItStands };
+    const written = await writeLease(context, write, stop);
     if (written === undefined) continue;
-    await retire(context, found.lease, stop);
-    return { kind: "renewed", lease: { ...lease, ...written } };
+    await retire(context, [found.lease, nodeEntry.leaseId], stop);
+    const { expiresAt, heldUntil } = written;
+    return { kind: "renewed", lease: { subnets, attributes, expiresAt }, heldUntil };
   }
   throw contended(attemptsMax);
 }
 
-/** Deletes the key while it is ours. A reservation is its operator's and stays. */
+/** Deletes the key while it is ours, and what says so beside it. A reservation is its operator's and stays. */
 export async function releaseLease(context: EtcdContext, lease: Lease, stop: AbortSignal): Promise<void> {
   const { client, layout } = context;
+  const { publicIp } = lease.attributes;
   const key = layout.leaseKey(lease.subnets);
   for (let attempt = 0; attempt < attemptsMax; attempt++) {
     const found = await client.get(key, stop);
     const theirs = found === undefined ? undefined : parseLeaseValue(found.value);
     if (found === undefined || found.lease === "0") return;
     if (theirs === undefined || !isSameNode(theirs, lease.attributes)) return;
-    if (!(await client.delete(key, found.revision, stop))) continue;
-    return await retire(context, found.lease, stop);
+    const nodeEntry = publicIp === undefined ? noNodeEntry : await readNodeEntry(context, publicIp, stop);
+    const ofThisLease = nodeEntry.holder?.subnet === leaseKey(lease.subnets);
+    const keys = [{ key, ifRevision: found.revision }];
+    if (ofThisLease) keys.push({ key: nodeEntry.key, ifRevision: nodeEntry.revision });
+    if (!(await client.delete(keys, stop))) continue;
+    return await retire(context, [found.lease, ...(ofThisLease ? [nodeEntry.leaseId] : [])], stop);
+  }
+  throw contended(attemptsMax);
+}
+
+/** Deletes the key while it is this node's, and its etcd lease with it where nothing else hangs on that. */
+export async function signOff(
+  context: EtcdContext,
+  { publicIp, node }: { readonly publicIp: IpAddress; readonly node: NodeIdentity },
+  stop: AbortSignal,
+): Promise<void> {
+  for (let attempt = 0; attempt < attemptsMax; attempt++) {
+    const { key, holder, revision, leaseId } = await readNodeEntry(context, publicIp, stop);
+    if (holder?.id !== node.id) return;
+    if (!(await context.client.delete([{ key, ifRevision: revision }], stop))) continue;
+    return await retire(context, leaseId, stop);
   }
   throw contended(attemptsMax);
 }
@@ -64,12 +103,20 @@ export function isSameNode(a: LeaseAttributes, b: LeaseAttributes): boolean {
   return left === undefined || right === undefined || left === right;
 }
 
+/** Who holds a lease with these attributes, for people. */
+export async function ownerText(
+  context: EtcdContext,
+  { publicIp, backendData }: LeaseAttributes,
+  stop: AbortSignal,
+): Promise<string> {
+  if (publicIp === undefined) return "a node without public IP";
+  const mac = macOf(backendData)?.slice(0, 32);
+  const address = `${publicIp}${mac === undefined ? "" : ` with VTEP MAC ${mac}`}`;
+  const { holder } = await readNodeEntry(context, publicIp, stop);
+  return holder === undefined ? address : `${address}, ${holderText(holder)}`;
+}
+
 function macOf(backendData: Json | undefined): string | undefined {
   const mac = asGoObject(backendData)?.get("VtepMAC");
   return typeof mac === "string" ? mac.toLowerCase() : undefined;
-}
-
-function nodeText({ publicIp, backendData }: LeaseAttributes): string {
-  const mac = macOf(backendData)?.slice(0, 32);
-  return `${publicIp ?? "a node without public IP"}${mac === undefined ? "" : ` with VTEP MAC ${mac}`}`;
 }

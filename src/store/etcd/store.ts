@@ -7,7 +7,7 @@ import { acquireLease } from "./acquire.ts";
 import { EtcdClient } from "./client.ts";
 import { etcdLayout } from "./codec.ts";
 import { complainOnce, type EtcdContext, leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
-import { releaseLease, renewLease } from "./renew.ts";
+import { releaseLease, renewLease, signOff } from "./renew.ts";
 import type { TlsFiles } from "./tls-files.ts";
 import { watchLeases } from "./watch.ts";
 
@@ -17,6 +17,8 @@ const leaseSeconds = 24 * 60 * 60;
 export interface EtcdStoreOptions {
   /** `http://host:port` or `https://host:port`; without scheme TLS is used where a client certificate is set. */
   readonly endpoints: readonly string[];
+  /** etcd's JSON gateway, the default, or its own protocol. */
+  readonly transport?: "gateway" | "grpc";
   /** `/coreos.com/network` in flannel. */
   readonly prefix: string;
   /** Read again when they change. */
@@ -38,8 +40,7 @@ export interface EtcdStoreOptions {
 }
 
 /**
- * Leases in etcd (3.4 or later) through its JSON gateway, in flannel's keys and values. Opening asks etcd
- * nothing.
+ * Leases in etcd (3.4 or later), in flannel's keys and values. Opening asks etcd nothing.
  * @throws FlannelError `store/endpoint` for what is no endpoint
  */
 export function openEtcdStore(options: EtcdStoreOptions): Store {
@@ -56,7 +57,7 @@ export function openEtcdStore(options: EtcdStoreOptions): Store {
     complain: complainOnce(log),
   };
   return {
-    description: `etcd ${client.gateway.endpoints.join(",")}${layout.config.replace(/\/config$/, "")}`,
+    description: `etcd ${client.endpoints.join(",")}${layout.config.replace(/\/config$/, "")}`,
 
     async readNetworkConfig(stop) {
       const entry = await client.get(layout.config, stop);
@@ -67,7 +68,9 @@ export function openEtcdStore(options: EtcdStoreOptions): Store {
 
     acquire: (request, stop) => acquireLease(context, request, stop),
 
-    renew: (lease, stop) => renewLease(context, lease, stop),
+    renew: (request, stop) => renewLease(context, request, stop),
+
+    signOff: (publicIp, node, stop) => signOff(context, { publicIp, node }, stop),
 
     release: (lease, stop) => releaseLease(context, lease, stop),
 
@@ -83,7 +86,7 @@ export function openEtcdStore(options: EtcdStoreOptions): Store {
     watch: (stop) => watchLeases(context, stop),
 
     async [Symbol.asyncDispose]() {
-      client.gateway.close();
+      client.close();
     },
   };
 }

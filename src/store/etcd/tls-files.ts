@@ -1,5 +1,6 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
+import type { Clock } from "../../base/clock.ts";
 import { FlannelError } from "../../base/error.ts";
 import type { Log } from "../../base/log.ts";
 
@@ -30,9 +31,16 @@ const fileBytesMax = 1024 * 1024;
  * Files are replaced while we run, and not all in the same instant: a set that is unreadable or does not
  * fit together is logged once and the last good one stays in use.
  */
-export function openTlsSource(files: TlsFiles, log: Log): TlsSource {
+export function openTlsSource(files: TlsFiles, log: Log, clock: Clock): TlsSource {
   let good: { stamp: string; material: TlsMaterial } | undefined;
   let complained = "";
+  const warnExpired = ({ cert }: TlsMaterial) => {
+    // A server that refuses it often just closes the connection.
+    if (cert === undefined) return;
+    const until = new X509Certificate(cert).validToDate;
+    if (until <= clock.now())
+      log.warn("our client certificate for etcd has expired", { path: files.certFile, until });
+  };
   return {
     async current() {
       let stamp = "";
@@ -40,6 +48,7 @@ export function openTlsSource(files: TlsFiles, log: Log): TlsSource {
         stamp = await stampOf(files);
         if (good?.stamp === stamp) return good.material;
         good = { stamp, material: await load(files) };
+        warnExpired(good.material);
         complained = "";
         return good.material;
       } catch (error) {

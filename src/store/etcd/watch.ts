@@ -20,13 +20,16 @@ export async function* watchLeases(context: EtcdContext, stop: AbortSignal): Asy
   const reader = createReader(context);
   /** Where the next connection goes on; undefined when everything must be read again. */
   let next: bigint | undefined;
+  /** The last revision that anything was told of. */
+  let seen = 0n;
   let waitMs = backoffMs;
   while (!stop.aborted) {
     const connectedAt = clock.now().getTime();
     try {
       if (next === undefined) {
-        const snapshot = await reader.snapshot(stop);
+        const snapshot = await reader.snapshot(seen, stop);
         next = snapshot.next;
+        seen = next - 1n;
         trouble.over();
         yield snapshot.update;
       }
@@ -35,13 +38,14 @@ export async function* watchLeases(context: EtcdContext, stop: AbortSignal): Asy
         if (message.kind === "gap") {
           context.log.info("reading all leases again", { reason: message.reason });
           // A token made before the users changed shows as a cancelled watch.
-          client.gateway.forgetToken();
+          client.forgetToken();
           next = undefined;
           break;
         }
         if (message.kind === "open") continue;
         const changes = message.kind === "events" ? await reader.changes(message.events, stop) : [];
         next = message.next;
+        seen = next - 1n;
         waitMs = backoffMs;
         if (changes.length > 0) yield { kind: "changes", changes };
       }
@@ -64,11 +68,14 @@ function createReader(context: EtcdContext) {
   let known = new Map<string, Lease>();
   let clusterId: string | undefined;
   return {
-    async snapshot(stop: AbortSignal): Promise<{ update: LeaseUpdate; next: bigint }> {
+    async snapshot(seen: bigint, stop: AbortSignal): Promise<{ update: LeaseUpdate; next: bigint }> {
       const answer = await client.list(layout.subnets, stop);
-      if (clusterId !== undefined && clusterId !== answer.clusterId) {
-        log.warn("another etcd cluster answers", { before: clusterId, now: answer.clusterId });
-      }
+      const isOther = clusterId !== undefined && clusterId !== answer.clusterId;
+      if (isOther) log.warn("another etcd cluster answers", { before: clusterId, now: answer.clusterId });
+      // Linearizable reads of one cluster never go back; one wiped on the same members keeps its cluster id.
+      const wentBack = answer.revision < seen;
+      if (wentBack)
+        log.warn("etcd was wiped or restored", { before: String(seen), now: String(answer.revision) });
       clusterId = answer.clusterId;
       const entries = answer.entries
         .map((entry) => parseLeaseEntry(context, entry))
@@ -80,7 +87,9 @@ function createReader(context: EtcdContext) {
         if (lease !== undefined) current.set(entry.key, lease);
       }
       known = current;
-      return { update: { kind: "snapshot", leases: [...current.values()] }, next: answer.revision + 1n };
+      const replaced = isOther || wentBack ? { replaced: true } : {};
+      const update: LeaseUpdate = { kind: "snapshot", leases: [...current.values()], ...replaced };
+      return { update, next: answer.revision + 1n };
     },
 
     async changes(events: readonly WatchEvent[], stop: AbortSignal): Promise<LeaseChange[]> {

@@ -19,8 +19,8 @@ export interface RangeAnswer {
 
 export interface TxnAnswer {
   readonly succeeded: boolean;
-  /** Where it did not succeed: the key as it stands. */
-  readonly found: KeyValue | undefined;
+  /** Where it did not succeed: each key as it stands, in the order asked. */
+  readonly found: readonly (KeyValue | undefined)[];
 }
 
 export interface LeaseAnswer {
@@ -41,7 +41,7 @@ export type WatchMessage =
   /** Events were missed or may have been: everything must be read again. */
   | { readonly kind: "gap"; readonly reason: string };
 
-// Readers of what the gateway answers. int64 arrives as text, bytes as base64, zero values not at all.
+// Readers of what a transport answers: int64 as text, bytes as they are or as base64, zero values or nothing.
 
 export function parseRange(answer: unknown): RangeAnswer {
   const members = object(answer, "answer");
@@ -56,10 +56,12 @@ export function parseRange(answer: unknown): RangeAnswer {
 export function parseTxn(answer: unknown): TxnAnswer {
   const members = object(answer, "answer");
   const succeeded = members["succeeded"] === true;
-  const [first] = list(members["responses"], "responses");
-  const range = first === undefined ? undefined : object(first, "response")["response_range"];
-  const [found] = range === undefined ? [] : list(object(range, "response_range")["kvs"], "kvs");
-  return { succeeded, found: found === undefined ? undefined : keyValue(found) };
+  const found = list(members["responses"], "responses").map((response) => {
+    const range = object(response, "response")["response_range"];
+    const [entry] = range === undefined ? [] : list(object(range, "response_range")["kvs"], "kvs");
+    return entry === undefined ? undefined : keyValue(entry);
+  });
+  return { succeeded, found };
 }
 
 export function parseLease(answer: unknown): LeaseAnswer {
@@ -73,7 +75,7 @@ export function parseLease(answer: unknown): LeaseAnswer {
 
 /** @param from the revision the watch was asked to begin at */
 export function parseWatchMessage(message: unknown, from: bigint): WatchMessage {
-  const result = object(object(message, "message")["result"], "result");
+  const result = object(message, "message");
   if (int64(result["compact_revision"], "compact_revision") > 0n) {
     return { kind: "gap", reason: "the history was compacted" };
   }
@@ -103,7 +105,7 @@ export function parseWatchMessage(message: unknown, from: bigint): WatchMessage 
 function watchEvent(value: unknown): { event: WatchEvent; revision: bigint } {
   const members = object(value, "event");
   const entry = keyValue(members["kv"]);
-  const deleted = members["type"] === "DELETE";
+  const deleted = text(members["type"], "type").toUpperCase() === "DELETE"; // "Delete" in etcd3's protocol
   return {
     event: deleted ? { kind: "delete", key: entry.key } : { kind: "put", entry },
     revision: entry.revision,
@@ -113,8 +115,8 @@ function watchEvent(value: unknown): { event: WatchEvent; revision: bigint } {
 function keyValue(value: unknown): KeyValue {
   const members = object(value, "kv");
   return {
-    key: Buffer.from(text(members["key"], "key"), "base64").toString("utf8"),
-    value: Buffer.from(text(members["value"], "value"), "base64"),
+    key: Buffer.from(bytes(members["key"], "key")).toString("utf8"),
+    value: bytes(members["value"], "value"),
     revision: int64(members["mod_revision"], "mod_revision"),
     lease: String(int64(members["lease"], "lease")),
   };
@@ -135,6 +137,10 @@ function text(value: unknown, name: string): string {
   if (value === undefined) return "";
   if (typeof value !== "string") throw malformed(name);
   return value;
+}
+
+function bytes(value: unknown, name: string): Uint8Array {
+  return value instanceof Uint8Array ? value : Buffer.from(text(value, name), "base64");
 }
 
 function int64(value: unknown, name: string): bigint {

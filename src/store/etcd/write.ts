@@ -1,66 +1,75 @@
 import { FlannelError } from "../../base/error.ts";
-import type { LeaseAttributes } from "../../lease/lease.ts";
+import type { LeaseAttributes, LeaseSubnets, NodeIdentity } from "../../lease/lease.ts";
 import { encodeLeaseValue } from "./codec.ts";
 import type { EtcdContext } from "./lease-entry.ts";
+import { encodeNodeValue, type NodeEntry } from "./node-entry.ts";
 
-/** A lease's key to write, as it was last seen. */
+/** A lease to write, its key and the one beside it as they were last seen. */
 export interface LeaseWrite {
-  readonly key: string;
+  readonly subnets: LeaseSubnets;
   readonly attributes: LeaseAttributes;
-  /** Revision at which it was read; 0: it must not exist. */
+  /** Revision at which the lease's key was read; 0: it must not exist. */
   readonly ifRevision: bigint;
+  readonly node: NodeIdentity;
+  readonly nodeEntry: NodeEntry;
+  /** Without an etcd lease, as a reservation is. */
+  readonly reserved: boolean;
+  /** Nothing in the lease changes: only who holds it is written. */
+  readonly asItStands?: boolean;
 }
 
-/** `undefined` says that the key changed in between and nothing was written. */
-export type LeaseWritten = { readonly expiresAt: Date | undefined } | undefined;
+/** `undefined` says that a key changed in between and nothing was written. */
+export type LeaseWritten = { readonly expiresAt: Date | undefined; readonly heldUntil: Date } | undefined;
 
-/** Writes the key with a new etcd lease of a full term. */
-export async function writeLeased(
+/** Writes both keys in one transaction, with a new etcd lease of a full term. */
+export async function writeLease(
   context: EtcdContext,
-  { key, attributes, ifRevision }: LeaseWrite,
+  { subnets, attributes, ifRevision, node, nodeEntry, reserved, asItStands = false }: LeaseWrite,
   stop: AbortSignal,
 ): Promise<LeaseWritten> {
-  const { client, clock, ttlSeconds } = context;
+  const { client, layout, clock, ttlSeconds } = context;
   const askedAt = clock.now().getTime();
   const grant = await client.grant(ttlSeconds, stop);
-  // Should the put fail without an answer, the grant is left to lapse: the key may hang on it.
-  const value = encodeLeaseValue(attributes);
-  const { done } = await client.put({ key, value, lease: grant.id, ifRevision }, stop);
-  if (!done) {
+  // Should the put fail without an answer, the grant is left to lapse: the keys may hang on it.
+  const lease = {
+    key: layout.leaseKey(subnets),
+    value: encodeLeaseValue(attributes),
+    lease: reserved ? "0" : grant.id,
+    ifRevision,
+  };
+  const holder = {
+    key: nodeEntry.key,
+    value: encodeNodeValue(node, subnets),
+    lease: grant.id,
+    ifRevision: nodeEntry.revision,
+  };
+  if (!(await client.put(asItStands ? [holder] : [lease, holder], stop))) {
     await retire(context, grant.id, stop);
     return undefined;
   }
-  return { expiresAt: new Date(askedAt + grant.ttlSeconds * 1_000) };
-}
-
-/** Writes the key without an etcd lease, as a reservation is. */
-export async function writeReservation(
-  { client }: EtcdContext,
-  { key, attributes, ifRevision }: LeaseWrite,
-  stop: AbortSignal,
-): Promise<LeaseWritten> {
-  const value = encodeLeaseValue(attributes);
-  const { done } = await client.put({ key, value, lease: "0", ifRevision }, stop);
-  return done ? { expiresAt: undefined } : undefined;
+  const heldUntil = new Date(askedAt + grant.ttlSeconds * 1_000);
+  return { expiresAt: reserved ? undefined : heldUntil, heldUntil };
 }
 
 /**
- * Ends an etcd lease that none of our keys hangs on any more, if no other key does: an operator may have put
- * several on one. A failure is none of ours: the lease lapses by itself, as flannel lets it.
+ * Ends etcd leases that none of our keys hangs on any more, if no other key does: an operator may have put
+ * several on one. A failure is none of ours: a lease lapses by itself, as flannel lets it.
  */
 export async function retire(
   { client, log }: EtcdContext,
-  leaseId: string,
+  leaseIds: string | readonly string[],
   stop: AbortSignal,
 ): Promise<void> {
-  if (leaseId === "0") return;
-  try {
-    const { ttlSeconds, keyCount } = await client.timeToLive(leaseId, stop, true);
-    if (ttlSeconds >= 0 && keyCount === 0) await client.revoke(leaseId, stop);
-  } catch (error) {
-    stop.throwIfAborted();
-    if (!(error instanceof FlannelError)) throw error;
-    log.debug("an unused etcd lease is left to lapse", { lease: leaseId, error: error.message });
+  for (const id of new Set([leaseIds].flat())) {
+    if (id === "0") continue;
+    try {
+      const { ttlSeconds, keyCount } = await client.timeToLive(id, stop, true);
+      if (ttlSeconds >= 0 && keyCount === 0) await client.revoke(id, stop);
+    } catch (error) {
+      stop.throwIfAborted();
+      if (!(error instanceof FlannelError)) throw error;
+      log.debug("an unused etcd lease is left to lapse", { lease: id, error: error.message });
+    }
   }
 }
 

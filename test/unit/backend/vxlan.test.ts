@@ -1,8 +1,15 @@
 import { expect, test } from "bun:test";
-import { deriveVtepMac, leaseVtepMac, parseVxlanOptions, setUpVxlan } from "../../../src/backend/vxlan.ts";
+import {
+  type BackendContext,
+  deriveVtepMac,
+  leaseVtepMac,
+  parseVxlanOptions,
+  setUpVxlan,
+} from "../../../src/backend/vxlan.ts";
 import type { EngineName } from "../../../src/backend/backend.ts";
 import type { Json, Lease } from "../../../src/lease/lease.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
+import { parseMac } from "../../../src/net/mac.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
 import { planText } from "../../../src/plan/text.ts";
 import { golden } from "../../support/golden.ts";
@@ -11,18 +18,18 @@ import { testUplink, vxlanLease } from "../../support/leases.ts";
 const own = vxlanLease("10.5.1.0/24", "192.0.2.1", "02:00:00:00:00:01", "fd00:5:0:1::/64");
 const peer = vxlanLease("10.5.34.0/24", "192.0.2.34");
 
+const testContext: BackendContext = {
+  uplink: testUplink,
+  overlay: [parsePrefix("10.5.0.0/16"), parsePrefix("fd00:5::/48")],
+  subnetLengths: { 4: 24, 6: 64 },
+  strict: "overlay",
+  allowSources: [],
+  nodeId: "machine",
+};
+
 function planFor(engine: EngineName, peers: readonly Lease[], options: Record<string, Json> = {}) {
-  const setup = setUpVxlan(
-    { type: "vxlan", options },
-    {
-      uplink: testUplink,
-      overlay: [parsePrefix("10.5.0.0/16"), parsePrefix("fd00:5::/48")],
-      strict: "overlay",
-      allowSources: [],
-      machineId: "machine",
-    },
-  );
-  return setup.open(own, engine).plan(own, peers);
+  const setup = setUpVxlan({ type: "vxlan", options }, testContext);
+  return setup.open(engine).plan(own, peers);
 }
 
 test("vxlan, kernel: a peer is one neighbour, one fdb entry and one on-link route, in that order", () => {
@@ -102,16 +109,22 @@ test.each([
   expect(plan.forwards.map(({ to }) => `${to}`)).toEqual(["10.5.34.0/24"]);
 });
 
-test("vxlan: of overlapping leases the more specific one is used, whatever the order", () => {
-  const wide = vxlanLease("10.5.128.0/17", "192.0.2.2");
-  const narrow = vxlanLease("10.5.200.0/24", "192.0.2.3");
+test.each([
+  ["one of the network's length", "10.5.200.0/24", "10.5.128.0/17"],
+  ["one of the network's length, also inside it", "10.5.200.0/24", "10.5.200.128/25"],
+  ["the more specific of two odd ones", "10.5.200.0/26", "10.5.200.0/25"],
+  ["the more specific of two wide ones", "10.5.192.0/19", "10.5.128.0/17"],
+])("vxlan: of overlapping leases %s is used, whatever the order", (_, winner, loser) => {
+  const [first, second] = [vxlanLease(winner, "192.0.2.3"), vxlanLease(loser, "192.0.2.2")];
   for (const peers of [
-    [wide, narrow, peer],
-    [peer, narrow, wide],
+    [first, second, peer],
+    [peer, second, first],
   ]) {
     const { plan, refused } = planFor("userspace", peers);
-    expect(plan.routes.map(({ to }) => `${to}`)).toEqual(["10.5.34.0/24", "10.5.200.0/24"]);
-    expect(refused.map(({ reason }) => reason)).toEqual(["10.5.128.0/17 overlaps the lease 10.5.200.0-24"]);
+    expect(plan.routes.map(({ to }) => `${to}`)).toEqual(["10.5.34.0/24", winner]);
+    expect(refused.map(({ reason }) => reason)).toEqual([
+      `${loser} overlaps the lease ${winner.replace("/", "-")}`,
+    ]);
   }
 });
 
@@ -151,20 +164,52 @@ test("vxlan: port 0 and absent options are the defaults", () => {
   });
 });
 
-test("vxlan: our lease keeps the MAC that the store has, else derives one that stays", () => {
-  const { attributes } = setUpVxlan(
-    { type: "vxlan", options: {} },
-    { uplink: testUplink, overlay: [], strict: "overlay", allowSources: [], machineId: "machine" },
-  );
-  expect(attributes(own).backendData).toEqual({ VNI: 1, VtepMAC: "02:00:00:00:00:01" });
+test("vxlan: our lease keeps the MAC that the store has, else the saved one, else derives one that stays", () => {
+  const { attributes } = setUpVxlan({ type: "vxlan", options: {} }, { ...testContext, overlay: [] });
+  const macOf = (existing: Lease | undefined, savedMac?: string) =>
+    attributes({ existing, savedMac: savedMac === undefined ? undefined : parseMac(savedMac) }).backendData;
+  const saved = "02:00:00:00:00:99";
   const derived = deriveVtepMac("machine", parseIpAddress("192.0.2.1"), 1);
-  expect(attributes(undefined).backendData).toEqual({ VNI: 1, VtepMAC: derived });
-  expect(attributes(vxlanLease("10.5.1.0/24", "192.0.2.1", "nonsense")).backendData).toEqual({
-    VNI: 1,
-    VtepMAC: derived,
-  });
+  const nonsense = vxlanLease("10.5.1.0/24", "192.0.2.1", "nonsense");
+  expect(macOf(own, saved)).toEqual({ VNI: 1, VtepMAC: "02:00:00:00:00:01" });
+  expect(macOf(undefined, saved)).toEqual({ VNI: 1, VtepMAC: saved });
+  expect(macOf(nonsense, saved)).toEqual({ VNI: 1, VtepMAC: saved });
+  expect(macOf(undefined)).toEqual({ VNI: 1, VtepMAC: derived });
+  expect(macOf(nonsense)).toEqual({ VNI: 1, VtepMAC: derived });
   expect(derived).toMatch(/^[0-9a-f][26ae]:/);
   expect(derived).not.toBe(deriveVtepMac("machine", parseIpAddress("192.0.2.1"), 2));
+  expect(derived).not.toBe(deriveVtepMac("clone", parseIpAddress("192.0.2.1"), 1));
+});
+
+test("vxlan: of two nodes with one MAC the higher subnet takes another, which nobody has", () => {
+  const { publicIp } = own.attributes;
+  if (publicIp === undefined) throw new Error("no public IP");
+  const mac = "02:00:00:00:00:01";
+  const next = deriveVtepMac("machine", publicIp, 1);
+  const lower = vxlanLease("10.5.0.0/24", "192.0.2.9", mac);
+  const higher = vxlanLease("10.5.9.0/24", "192.0.2.9", mac);
+  expect(planFor("userspace", [higher]).republish).toBeUndefined();
+  expect(planFor("userspace", [lower]).republish).toEqual({
+    ...own.attributes,
+    backendData: { VNI: 1, VtepMAC: next },
+  });
+  const taken = vxlanLease("10.5.10.0/24", "192.0.2.10", next);
+  expect(planFor("userspace", [lower, taken]).republish?.backendData).toEqual({
+    VNI: 1,
+    VtepMAC: deriveVtepMac("machine", publicIp, 1, 1),
+  });
+  // A lease that is refused anyway changes nothing of ours.
+  expect(planFor("userspace", [vxlanLease("10.4.0.0/24", "192.0.2.9", mac)]).republish).toBeUndefined();
+});
+
+test("vxlan: the plan follows the MAC of our own lease", () => {
+  const changed = vxlanLease("10.5.1.0/24", "192.0.2.1", "02:00:00:00:00:77");
+  const setup = setUpVxlan({ type: "vxlan", options: {} }, { ...testContext, overlay: [] });
+  expect(setup.open("userspace").plan(changed, []).plan.tunnels[0]?.vtepMac).toBe(
+    parseMac("02:00:00:00:00:77"),
+  );
+  const [link] = setup.open("kernel").plan(changed, []).plan.links;
+  expect(link).toMatchObject({ kind: "vxlan", mac: "02:00:00:00:00:77" });
 });
 
 test("vxlan: the MAC of a stock lease is read whatever the case of its key", () => {
@@ -178,7 +223,14 @@ test("vxlan: the MAC of a stock lease is read whatever the case of its key", () 
 
 test("vxlan: an uplink too small for the overhead is named", () => {
   const uplink = { ...testUplink, mtuBytes: 100 };
-  const context = { uplink, overlay: [], strict: "overlay", allowSources: [], machineId: "" } as const;
+  const context = {
+    uplink,
+    overlay: [],
+    subnetLengths: {},
+    strict: "overlay",
+    allowSources: [],
+    nodeId: "",
+  } as const;
   expect(() => setUpVxlan({ type: "vxlan", options: {} }, context)).toThrow(
     "interface eth0 has an MTU of 100 bytes",
   );

@@ -17,8 +17,11 @@ describe("config: defaults", () => {
       store: {
         type: "etcd",
         renewMargin: 60,
+        onConflict: "stop",
+        offlineStart: true,
         etcd: {
           endpoints: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
+          transport: "gateway",
           prefix: "/coreos.com/network",
           cafile: undefined,
           certfile: undefined,
@@ -33,6 +36,7 @@ describe("config: defaults", () => {
       host: {
         ipForward: true,
         subnetFile: "/run/flannel/subnet.env",
+        nodeId: undefined,
         runDir: "/run/flannel-lite",
         stateDir: "/var/lib/flannel-lite",
       },
@@ -58,6 +62,9 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "store-type": ["etcd", "etcd"],
   "subnet-lease-renew-margin": ["0x10", 16],
   "etcd-endpoints": ["https://a:2379, https://[::1]/", ["https://a:2379", "https://[::1]"]],
+  "store-etcd-transport": ["grpc", "grpc"],
+  "store-on-conflict": ["new-subnet", "new-subnet"],
+  "store-offline-start": ["F", false],
   "etcd-prefix": ["/a//b/", "/a/b"],
   "etcd-cafile": ["/ca.pem", "/ca.pem"],
   "etcd-certfile": ["/c.pem", "/c.pem", ["-etcd-keyfile=/k"]],
@@ -72,6 +79,7 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "datapath-on-stop": ["remove", "remove"],
   "host-ip-forward": ["F", false],
   "subnet-file": ["/s.env", "/s.env"],
+  "host-node-id": ["edge-7", "edge-7"],
   "host-run-dir": ["/r", "/r"],
   "host-state-dir": ["/d", "/d"],
   "log-level": ["warn", "warn"],
@@ -96,7 +104,7 @@ describe("config: every flag and variable", () => {
   test.each(spellings)("-$name sets its option, in all of Go's spellings", ({ name, setting }) => {
     const [text, value, also = []] = samples[name] ?? ["", undefined];
     const forms = [[`-${name}=${text}`], [`--${name}=${text}`]];
-    if (name !== "host-ip-forward") forms.push([`-${name}`, text], [`--${name}`, text]);
+    if (typeof value !== "boolean") forms.push([`-${name}`, text], [`--${name}`, text]);
     for (const form of forms) {
       const { config, origins } = loadFrom({ argv: [...form, ...also] });
       expect(configValue(config, setting.configKeys)).toEqual(value);
@@ -233,9 +241,13 @@ strict = "maybe"
     ["[host]\niface = 'e'", '2: host.iface = "e": unknown key; did you mean uplink.interface?'],
     [
       "[host]\nqqqqq = 1",
-      "2: host.qqqqq = 1: unknown key; [host] takes ip_forward, subnet_file, run_dir, state_dir",
+      "2: host.qqqqq = 1: unknown key; [host] takes ip_forward, subnet_file, node_id, run_dir, state_dir",
     ],
     ["[host]\nip_forward = 1", "2: host.ip_forward = 1: must be true or false"],
+    [
+      "[host]\nnode_id = 'a b'",
+      '2: host.node_id = "a b": must be 1 to 128 letters, digits or any of . _ : -',
+    ],
     ["[host]\nrun_dir = 'x/y'", '2: host.run_dir = "x/y": must be an absolute path'],
     [
       "[host]\nrun_dir = '/a\\\\0'\nstate_dir = \"/\\u0000\"",
@@ -252,8 +264,8 @@ strict = "maybe"
       '2: store.type = "kubernetes": comes with a later release; in this one it must be "etcd"',
     ],
     [
-      "[datapath]\nengine = 'dgram'",
-      '2: datapath.engine = "dgram": comes with a later release; in this one it must be one of "auto", "userspace", "kernel"',
+      "[datapath]\nengine = 'datagram'",
+      '2: datapath.engine = "datagram": must be one of "auto", "userspace", "kernel", "dgram"',
     ],
     [
       "[datapath]\non_stop = 'hand-over'",
@@ -279,11 +291,15 @@ strict = "maybe"
     ],
     [
       "[store.etcd]\nendpoints = []",
-      "2: store.etcd.endpoints = []: must be a list of at least 1, each an http:// or https:// URL of host and port only",
+      "2: store.etcd.endpoints = []: must be a list of at least 1, each an http:// or https:// URL of host and port only, or host:port",
     ],
     [
       "[store.etcd]\nendpoints = ['http://user:pw@h:1']",
-      '2: store.etcd.endpoints[0] = "http://<hidden>@h:1": must be an http:// or https:// URL of host and port only',
+      '2: store.etcd.endpoints[0] = "http://<hidden>@h:1": must be an http:// or https:// URL of host and port only, or host:port',
+    ],
+    [
+      "[store.etcd]\nendpoints = ['user:pw@h:1']",
+      '2: store.etcd.endpoints[0] = "<hidden>@h:1": must be an http:// or https:// URL of host and port only, or host:port',
     ],
     [
       "[store.etcd]\nprefix = '/a/../b'",
@@ -295,7 +311,7 @@ strict = "maybe"
     ],
     [
       "[store.etcd]\npasswrd = 's3cret'",
-      "2: store.etcd.passwrd = <hidden>: unknown key; [store.etcd] takes endpoints, prefix, cafile, certfile, keyfile, username, password_file",
+      "2: store.etcd.passwrd = <hidden>: unknown key; [store.etcd] takes endpoints, transport, prefix, cafile, certfile, keyfile, username, password_file",
     ],
     [
       "[network]\nNetwrk = '10.0.0.0/8'",
@@ -320,6 +336,16 @@ strict = "maybe"
   ];
   test.each(single)("%j", (toml, problem) => {
     expect(ofToml(toml)).toEqual([`/c.toml:${problem}`]);
+  });
+
+  test("an endpoint may lack its scheme, which then is the store's to choose, but not its port", () => {
+    const given = ["etcd-1.example:2379", "192.0.2.1:80", "[::1]:2379"];
+    const { config } = loadFrom({ argv: [`-etcd-endpoints=${given.join(",")}`] });
+    expect(config.store.etcd.endpoints).toEqual(given);
+    const refused = ["etcd", "host:99999", ":2379", "host:2379/", "host:0x94b", "unix:/run/etcd", "::1"];
+    for (const endpoint of refused) {
+      expect(problemsFrom(configInput({ argv: [`-etcd-endpoints=${endpoint}`] }))).toHaveLength(1);
+    }
   });
 
   test("an interface name may hold a comma but no colon, which ip would not find", () => {
@@ -356,6 +382,9 @@ strict = "maybe"
       "store.etcd.password (flag -etcd-password) is set, and so is store.etcd.password_file: keep one",
     ]);
     expect(of("-etcd-endpoints=http://a,https://b")).toEqual([
+      "store.etcd.endpoints (flag -etcd-endpoints) mixes http and https",
+    ]);
+    expect(of("-etcd-endpoints=https://a,b:2379")).toEqual([
       "store.etcd.endpoints (flag -etcd-endpoints) mixes http and https",
     ]);
   });

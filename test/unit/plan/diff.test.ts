@@ -14,11 +14,12 @@ function planFor(engine: EngineName, peers: readonly Lease[], options = {}): Pla
   const context = {
     uplink: testUplink,
     overlay: [parsePrefix("10.5.0.0/16")],
+    subnetLengths: { 4: 24 },
     strict: "overlay",
     allowSources: [],
-    machineId: "",
+    nodeId: "",
   } as const;
-  return setUpVxlan({ type: "vxlan", options }, context).open(own, engine).plan(own, peers).plan;
+  return setUpVxlan({ type: "vxlan", options }, context).open(engine).plan(own, peers).plan;
 }
 
 /** What a machine would hold after the steps, with the kernel's rule that a link's removal takes all on it. */

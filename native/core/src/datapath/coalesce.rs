@@ -103,12 +103,25 @@ impl Flow {
             && self.payloads.len() < MAX_SEGMENTS
             && total <= MAX_PACKET_BYTES
             && segment.headers_len == self.headers_len
+            && self.numbers_on(segment.packet.of(arena), self.first.of(arena))
             && same_headers(
                 self.first.of(arena),
                 segment.packet.of(arena),
                 &self.ip,
                 self.headers_len,
             )
+    }
+
+    /// Whether cutting gives the segment the IPv4 identification it has. Where DF is set nothing looks at that
+    /// (RFC 6864 §4.1); else a fragment of it could meet one of another packet.
+    fn numbers_on(&self, packet: &[u8], first: &[u8]) -> bool {
+        const DONT_FRAGMENT: u8 = 0x40;
+        let next = ip::identification(first).wrapping_add(self.payloads.len() as u16);
+        !self.ip.is_v4()
+            || packet
+                .get(6)
+                .is_some_and(|flags| flags & DONT_FRAGMENT != 0)
+            || ip::identification(packet) == next
     }
 
     fn append(&mut self, segment: &Segment) {
@@ -435,6 +448,28 @@ mod tests {
             coalesce(&broken).len(),
             2,
             "an IPv4 header that does not add up"
+        );
+    }
+
+    #[test]
+    fn what_may_be_fragmented_keeps_its_identification() {
+        let joined = |fragmentable: bool, identification: u16| {
+            let mut packets = stream(false, 1, &[100, 100]);
+            for (packet, identification) in packets.iter_mut().zip([0xffff, identification]) {
+                packet[6] = if fragmentable { 0 } else { 0x40 };
+                put_u16(packet, 4, identification);
+                testing::complete(packet);
+            }
+            let written = coalesce(&packets);
+            if fragmentable {
+                assert_eq!(cut(&written), packets);
+            }
+            written.len() == 1
+        };
+        assert!(joined(true, 0) && !joined(true, 0xffff) && !joined(true, 1));
+        assert!(
+            joined(false, 0) && joined(false, 0xffff),
+            "nothing looks at it where DF is set"
         );
     }
 

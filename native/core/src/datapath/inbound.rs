@@ -149,10 +149,15 @@ fn deliver(
     } else if ip.protocol == TCP {
         coalescer.flush_flow(&FlowKey::of(packet.of(arena), ip), arena, out);
     }
-    let vnet = match bytes_mut(arena, packet) {
-        Some(bytes) if sound && oversized => segmentable(bytes, ip, shared.mtu_bytes),
-        _ if unfinished => to_be_finished(ip),
-        _ => VnetHeader::default(),
+    // A finished UDP datagram has crossed a wire as what it is.
+    let super_packet = oversized && sound && (ip.protocol == TCP || unfinished);
+    let vnet = bytes_mut(arena, packet)
+        .filter(|_| super_packet)
+        .and_then(|bytes| segmentable(bytes, ip, shared.mtu_bytes));
+    let vnet = match vnet {
+        Some(vnet) => vnet,
+        None if unfinished => to_be_finished(ip),
+        None => VnetHeader::default(),
     };
     out.write_whole(&vnet, packet.of(arena));
 }
@@ -173,33 +178,20 @@ fn to_be_finished(ip: &IpHeader) -> VnetHeader {
 
 /// Says how to segment a packet longer than the MTU: over a virtual link a kernel peer hands its super-packets on
 /// whole, without a word about their segments. TCP does not care where it is cut. Joined UDP datagrams (a sender
-/// that uses UDP_SEGMENT on the same host) have lost their boundaries; the MTU is then a guess.
-fn segmentable(packet: &mut [u8], ip: &IpHeader, mtu_bytes: usize) -> VnetHeader {
+/// that uses UDP_SEGMENT on the same host) have lost their boundaries; the MTU is then a guess. None where the headers
+/// leave nothing to cut.
+fn segmentable(packet: &mut [u8], ip: &IpHeader, mtu_bytes: usize) -> Option<VnetHeader> {
     let at = ip.header_len;
     let (transport_len, gso_type) = match (ip.protocol, ip.is_v4()) {
-        (TCP, v4) => {
-            let Some(len) = transport::tcp_header_len(packet, at) else {
-                return VnetHeader::default();
-            };
-            (
-                len,
-                if v4 {
-                    virtio::GSO_TCP4
-                } else {
-                    virtio::GSO_TCP6
-                },
-            )
-        }
+        (TCP, true) => (transport::tcp_header_len(packet, at)?, virtio::GSO_TCP4),
+        (TCP, false) => (transport::tcp_header_len(packet, at)?, virtio::GSO_TCP6),
         _ => (UDP_HEADER_LEN, virtio::GSO_UDP),
     };
     let headers_len = at + transport_len;
-    let payload = ip.total_len.saturating_sub(headers_len);
-    let Some(size) = mtu_bytes
+    let payload = ip.total_len.checked_sub(headers_len)?;
+    let size = mtu_bytes
         .checked_sub(headers_len)
-        .filter(|size| (1..payload).contains(size))
-    else {
-        return VnetHeader::default();
-    };
+        .filter(|size| (1..payload).contains(size))?;
     let mut vnet = to_be_finished(ip);
     vnet.gso_size = size.min(usize::from(u16::MAX)) as u16;
     vnet.header_len = headers_len as u16;
@@ -209,7 +201,7 @@ fn segmentable(packet: &mut [u8], ip: &IpHeader, mtu_bytes: usize) -> VnetHeader
     let length = ip.transport_len();
     let pseudo = checksum::pseudo_header(ip.source, ip.destination, ip.protocol, length);
     put_u16(packet, at + usize::from(vnet.checksum_offset), pseudo);
-    vnet
+    Some(vnet)
 }
 
 #[cfg(test)]
@@ -373,7 +365,9 @@ mod tests {
             };
             assert_eq!(*vnet, expected);
         }
-        let got = carry(vec![from_peer(&testing::udp4(5_000))], &shared());
+        let mut joined = testing::udp4(5_000);
+        testing::unfinish(&mut joined);
+        let got = carry(vec![from_peer(&joined)], &shared());
         assert_eq!(
             (got[0].0.gso_type, got[0].0.gso_size),
             (virtio::GSO_UDP, MTU as u16 - 28)
@@ -382,6 +376,26 @@ mod tests {
         other[9] = 50;
         let got = carry(vec![from_peer(&other)], &shared());
         assert_eq!(got[0], (VnetHeader::default(), other));
+    }
+
+    #[test]
+    fn a_finished_datagram_beyond_the_mtu_is_one_datagram() {
+        let mut unchecked = testing::udp4(5_000);
+        put_u16(&mut unchecked, 26, 0);
+        for packet in [testing::udp4(5_000), testing::udp6(5_000), unchecked] {
+            let got = carry(vec![from_peer(&packet)], &shared());
+            assert_eq!(got, [(VnetHeader::default(), packet)]);
+        }
+    }
+
+    #[test]
+    fn what_is_unfinished_and_cannot_be_cut_is_still_finished() {
+        let mut packet = testing::tcp(false, 1, 0x10, &[1; 5_000]);
+        packet[32] = 0x40; // a header of 16 bytes
+        testing::unfinish(&mut packet);
+        let got = carry(vec![from_peer(&packet)], &shared());
+        assert_eq!(got.len(), 1);
+        assert!(got[0].0.needs_checksum() && got[0].0.gso_type == virtio::GSO_NONE);
     }
 
     #[test]

@@ -9,7 +9,7 @@ test("etcd wire: zero values that the gateway leaves out are zero, empty or none
   expect(parseRange({ header, kvs: [{ key: base64("a") }] }).entries).toEqual([
     { key: "a", value: Buffer.alloc(0), revision: 0n, lease: "0" },
   ]);
-  expect(parseTxn({ header })).toEqual({ succeeded: false, found: undefined });
+  expect(parseTxn({ header })).toEqual({ succeeded: false, found: [] });
   expect(parseLease({ header, ID: "5", TTL: "-1" })).toEqual({ id: "5", ttlSeconds: -1, keyCount: 0 });
 });
 
@@ -21,7 +21,7 @@ test("etcd wire: revisions beyond the exact numbers of JavaScript stay exact", (
 test("etcd wire: after events a watch goes on behind the last of them, not behind the header", () => {
   const kv = { key: base64("a"), value: base64("v"), mod_revision: "12", lease: "9" };
   const events = [{ kv }, { type: "DELETE", kv: { key: base64("b"), mod_revision: "13" } }];
-  expect(parseWatchMessage({ result: { header, events } }, 10n)).toEqual({
+  expect(parseWatchMessage({ header, events }, 10n)).toEqual({
     kind: "events",
     events: [
       { kind: "put", entry: { key: "a", value: Buffer.from("v"), revision: 12n, lease: "9" } },
@@ -32,11 +32,11 @@ test("etcd wire: after events a watch goes on behind the last of them, not behin
 });
 
 test("etcd wire: a progress notification moves the watch on to its header's revision", () => {
-  expect(parseWatchMessage({ result: { header } }, 10n)).toEqual({ kind: "progress", next: 41n });
+  expect(parseWatchMessage({ header }, 10n)).toEqual({ kind: "progress", next: 41n });
 });
 
 test("etcd wire: compaction, cancellation and a store that went back are gaps", () => {
-  const gap = (result: object, from = 10n) => parseWatchMessage({ result }, from);
+  const gap = (result: object, from = 10n) => parseWatchMessage(result, from);
   expect(gap({ header, canceled: true, compact_revision: "30" })).toMatchObject({ kind: "gap" });
   expect(gap({ header, canceled: true, cancel_reason: "permission denied" })).toEqual({
     kind: "gap",
@@ -64,12 +64,9 @@ test.each([
   expect(() => parseRange(answer)).toThrow(expect.objectContaining({ code: "store/protocol" }));
 });
 
-test.each([
-  null,
-  {},
-  { result: null },
-  { result: { header, events: [{}] } },
-  { result: { header, events: 7 } },
-])("etcd wire: a watch message of another shape is store/protocol (%#)", (message) => {
-  expect(() => parseWatchMessage(message, 1n)).toThrow(expect.objectContaining({ code: "store/protocol" }));
-});
+test.each([null, {}, { header: null }, { header, events: [{}] }, { header, events: 7 }])(
+  "etcd wire: a watch message of another shape is store/protocol (%#)",
+  (message) => {
+    expect(() => parseWatchMessage(message, 1n)).toThrow(expect.objectContaining({ code: "store/protocol" }));
+  },
+);

@@ -1,8 +1,9 @@
 import { expect, test } from "bun:test";
 import { systemClock } from "../../../../src/base/clock.ts";
 import { silentLog } from "../../../../src/base/log.ts";
+import { hostAndPort } from "../../../../src/store/etcd/endpoint.ts";
 import { EtcdClient } from "../../../../src/store/etcd/client.ts";
-import { Gateway, type GatewayOptions } from "../../../../src/store/etcd/gateway.ts";
+import { Cluster, type ClusterOptions } from "../../../../src/store/etcd/cluster.ts";
 import { freePorts } from "../../../support/etcd.ts";
 import { openEtcdFront, rpcErrorResponse } from "../../../support/etcd-front.ts";
 import { openTcpProxy } from "../../../support/tcp-proxy.ts";
@@ -10,15 +11,15 @@ import { openTcpProxy } from "../../../support/tcp-proxy.ts";
 const stop = new AbortController().signal;
 const ok = () => Response.json({ header: { revision: "1" } });
 
-function gatewayTo(endpoints: readonly string[], more: Partial<GatewayOptions> = {}): Gateway {
-  return new Gateway({ endpoints, log: silentLog, clock: systemClock, ...more });
+function clusterTo(endpoints: readonly string[], more: Partial<ClusterOptions> = {}): Cluster {
+  return new Cluster({ endpoints, log: silentLog, clock: systemClock, ...more });
 }
 
 function deadEndpoint(): string {
   return `http://127.0.0.1:${freePorts(1)[0]}`;
 }
 
-const call = (gateway: Gateway, repeatable = true) => gateway.call("/v3/kv/range", {}, { stop, repeatable });
+const call = (cluster: Cluster, repeatable = true) => cluster.call("range", {}, { stop, repeatable });
 
 const answers: [what: string, answer: () => Response, code: string, retryable: boolean][] = [
   ["a page", () => new Response("<html>"), "store/protocol", false],
@@ -53,10 +54,10 @@ const answers: [what: string, answer: () => Response, code: string, retryable: b
   ],
 ];
 
-test.each(answers)("etcd gateway: %s is an error with a remedy", async (_, answer, code, retryable) => {
+test.each(answers)("etcd cluster: %s is an error with a remedy", async (_, answer, code, retryable) => {
   await using front = openEtcdFront(answer);
-  const gateway = gatewayTo([front.endpoint]);
-  await expect(call(gateway)).rejects.toMatchObject({
+  const cluster = clusterTo([front.endpoint]);
+  await expect(call(cluster)).rejects.toMatchObject({
     code,
     retryable,
     fields: { endpoint: front.endpoint },
@@ -64,52 +65,52 @@ test.each(answers)("etcd gateway: %s is an error with a remedy", async (_, answe
   });
 });
 
-test("etcd gateway: nobody there is unreachable, and names every endpoint tried", async () => {
+test("etcd cluster: nobody there is unreachable, and names every endpoint tried", async () => {
   const endpoints = [deadEndpoint(), deadEndpoint()];
-  await expect(call(gatewayTo(endpoints))).rejects.toMatchObject({
+  await expect(call(clusterTo(endpoints))).rejects.toMatchObject({
     code: "store/unreachable",
     retryable: true,
     fields: { endpoint: endpoints.join(",") },
   });
 });
 
-test("etcd gateway: the endpoint that answered is asked first the next time", async () => {
+test("etcd cluster: the endpoint that answered is asked first the next time", async () => {
   await using sick = openEtcdFront(() => new Response("busy", { status: 503 }));
   await using well = openEtcdFront(ok);
-  const gateway = gatewayTo([deadEndpoint(), sick.endpoint, well.endpoint]);
-  for (let round = 0; round < 3; round++) await call(gateway);
+  const cluster = clusterTo([deadEndpoint(), sick.endpoint, well.endpoint]);
+  for (let round = 0; round < 3; round++) await call(cluster);
   expect([sick.calls.length, well.calls.length]).toEqual([1, 3]);
 });
 
-test("etcd gateway: a silent endpoint is given up after the deadline, and the next one asked", async () => {
+test("etcd cluster: a silent endpoint is given up after the deadline, and the next one asked", async () => {
   await using silent = openEtcdFront(() => new Promise(() => {}));
   await using well = openEtcdFront(ok);
-  const gateway = gatewayTo([silent.endpoint, well.endpoint], { callMsMax: 50 });
-  await call(gateway);
-  await call(gateway);
+  const cluster = clusterTo([silent.endpoint, well.endpoint], { callMsMax: 50 });
+  await call(cluster);
+  await call(cluster);
   expect([silent.calls.length, well.calls.length]).toEqual([1, 2]);
-  await expect(call(gatewayTo([silent.endpoint], { callMsMax: 50 }))).rejects.toMatchObject({
+  await expect(call(clusterTo([silent.endpoint], { callMsMax: 50 }))).rejects.toMatchObject({
     code: "store/unreachable",
     fields: { reason: "no answer within 50 ms" },
   });
 });
 
-test("etcd gateway: a call that may have been applied is repeated only where it says it can be", async () => {
+test("etcd cluster: a call that may have been applied is repeated only where it says it can be", async () => {
   await using well = openEtcdFront(ok);
   await using proxy = await openTcpProxy(well.endpoint);
-  const gateway = gatewayTo([`http://${proxy.address}`, well.endpoint]);
+  const cluster = clusterTo([`http://${proxy.address}`, well.endpoint]);
   proxy.loseAnswerTo("/v3/kv/range");
-  await expect(call(gateway, false)).rejects.toMatchObject({ code: "store/unreachable", retryable: true });
+  await expect(call(cluster, false)).rejects.toMatchObject({ code: "store/unreachable", retryable: true });
   expect(well.calls.length).toBe(1);
-  const again = gatewayTo([`http://${proxy.address}`, well.endpoint]);
+  const again = clusterTo([`http://${proxy.address}`, well.endpoint]);
   proxy.loseAnswerTo("/v3/kv/range");
   await call(again, true);
   expect(well.calls.length).toBe(3);
 });
 
-test("etcd gateway: a call that cannot have been sent goes to the next endpoint whatever it is", async () => {
+test("etcd cluster: a call that cannot have been sent goes to the next endpoint whatever it is", async () => {
   await using well = openEtcdFront(ok);
-  await call(gatewayTo([deadEndpoint(), well.endpoint]), false);
+  await call(clusterTo([deadEndpoint(), well.endpoint]), false);
   expect(well.calls.length).toBe(1);
 });
 
@@ -128,13 +129,13 @@ function tokenServer(more: { acceptAll?: boolean } = {}) {
 
 const user = { username: "flannel", password: async () => "secret" };
 
-test("etcd gateway: an outdated token is replaced by a login that does not carry it", async () => {
+test("etcd cluster: an outdated token is replaced by a login that does not carry it", async () => {
   const { front, forget } = tokenServer();
   await using server = front;
-  const gateway = gatewayTo([server.endpoint], user);
-  await call(gateway, false);
+  const cluster = clusterTo([server.endpoint], user);
+  await call(cluster, false);
   forget();
-  await call(gateway, false);
+  await call(cluster, false);
   expect(server.calls.map(({ path, authorization }) => [path.split("/").at(-1), authorization])).toEqual([
     ["authenticate", null],
     ["range", "t1"],
@@ -144,34 +145,34 @@ test("etcd gateway: an outdated token is replaced by a login that does not carry
   ]);
 });
 
-test("etcd gateway: calls at the same time share one login", async () => {
+test("etcd cluster: calls at the same time share one login", async () => {
   const { front } = tokenServer();
   await using server = front;
-  const gateway = gatewayTo([server.endpoint], user);
-  await Promise.all(Array.from({ length: 10 }, () => call(gateway)));
+  const cluster = clusterTo([server.endpoint], user);
+  await Promise.all(Array.from({ length: 10 }, () => call(cluster)));
   expect(server.paths.filter((path) => path === "auth/authenticate").length).toBe(1);
 });
 
-test("etcd gateway: a server that refuses every token is not asked again and again", async () => {
+test("etcd cluster: a server that refuses every token is not asked again and again", async () => {
   await using server = openEtcdFront(({ path }) => {
     if (path === "/v3/auth/authenticate") return Response.json({ token: "t" });
     return rpcErrorResponse(401, 16, "etcdserver: invalid auth token");
   });
-  await expect(call(gatewayTo([server.endpoint], user))).rejects.toMatchObject({
+  await expect(call(clusterTo([server.endpoint], user))).rejects.toMatchObject({
     code: "store/unauthorized",
   });
   expect(server.paths).toEqual(["auth/authenticate", "kv/range", "auth/authenticate", "kv/range"]);
 });
 
-test("etcd gateway: a server without authentication is used without a token", async () => {
+test("etcd cluster: a server without authentication is used without a token", async () => {
   await using server = openEtcdFront(({ path }) =>
     path === "/v3/auth/authenticate"
       ? rpcErrorResponse(412, 9, "etcdserver: authentication is not enabled")
       : ok(),
   );
-  const gateway = gatewayTo([server.endpoint], user);
-  await call(gateway);
-  await call(gateway);
+  const cluster = clusterTo([server.endpoint], user);
+  await call(cluster);
+  await call(cluster);
   expect(server.calls.map(({ authorization }) => authorization)).toEqual([null, null, null]);
   expect(server.paths).toEqual(["auth/authenticate", "kv/range", "kv/range"]);
 });
@@ -184,19 +185,27 @@ test.each([
   ["http://user:pass@host:2379"],
   ["http://host:2379/path"],
   ["http://host:99999"],
-])("etcd gateway: %p is no endpoint", (...endpoints) => {
+])("etcd cluster: %p is no endpoint", (...endpoints) => {
   const refused = expect.objectContaining({ code: "store/endpoint", exitCode: 2 });
-  expect(() => gatewayTo(endpoints)).toThrow(refused);
-  expect(() => gatewayTo(endpoints)).not.toThrow(/pass/);
+  expect(() => clusterTo(endpoints)).toThrow(refused);
+  expect(() => clusterTo(endpoints)).not.toThrow(/pass/);
 });
 
-test("etcd gateway: without a scheme TLS is used where there is a client certificate", () => {
-  expect(gatewayTo(["etcd.example:2379"]).endpoints).toEqual(["http://etcd.example:2379"]);
+test("etcd cluster: without a scheme TLS is used where there is a client certificate", () => {
+  expect(clusterTo(["etcd.example:2379"]).endpoints).toEqual(["http://etcd.example:2379"]);
   const tls = { certFile: "/c.pem", keyFile: "/k.pem" };
-  expect(gatewayTo(["etcd.example:2379", "http://[::1]:2379"], { tls }).endpoints).toEqual([
+  expect(clusterTo(["etcd.example:2379", "http://[::1]:2379"], { tls }).endpoints).toEqual([
     "https://etcd.example:2379",
     "http://[::1]:2379",
   ]);
+});
+
+test("etcd endpoint: host and port, the port of the scheme where there is none", () => {
+  const of = (endpoint: string) => Object.values(hostAndPort(endpoint));
+  expect(of("http://etcd.example:2379")).toEqual(["etcd.example", 2379]);
+  expect(of("https://[fd00::1]:2379")).toEqual(["fd00::1", 2379]);
+  expect(of("http://192.0.2.1")).toEqual(["192.0.2.1", 80]);
+  expect(of("https://dns")).toEqual(["dns", 443]);
 });
 
 function watchClient(endpoint: string, more: object): EtcdClient {

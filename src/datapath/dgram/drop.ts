@@ -1,0 +1,28 @@
+/** Why a packet is dropped: names and meanings of the native engine's counters. */
+export const dropReasons = [
+  "noRoute",
+  "multicast",
+  "notIp",
+  "truncated",
+  "badOffload",
+  "badVxlan",
+  "wrongVni",
+  "wrongMac",
+  "arp",
+  "notIpFrame",
+  "unknownSender",
+  "spoofedSource",
+  "outsideOverlay",
+  "ecnCe",
+  "socketError",
+  "sendQueueFull",
+  "tunError",
+  "tunDown",
+] as const;
+
+export type DropReason = (typeof dropReasons)[number];
+
+/** A packet that goes nowhere. */
+export interface Dropped {
+  readonly drop: DropReason;
+}

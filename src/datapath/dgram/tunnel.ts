@@ -1,0 +1,113 @@
+import type { IpAddress } from "../../net/address.ts";
+import { setTransportChecksum, transportChecksumState } from "./checksum.ts";
+import type { Dropped } from "./drop.ts";
+import { innerEcn, outerTos, setEcn } from "./ecn.ts";
+import { type IpPacket, isMulticast, parseIp, viewOf } from "./ip.ts";
+import { isWithin, type Peer, peerOf, type Table } from "./table.ts";
+
+/** VXLAN 8 bytes (RFC 7348 §5) and the inner Ethernet header 14, which flannel's overlay always has. */
+const tunnelHeaderBytes = 22;
+/** The flag I: the VNI is valid. Other flags and the reserved bits are ignored. */
+const vniValid = 0x08;
+
+const etherTypeIpv4 = 0x0800;
+const etherTypeArp = 0x0806;
+const etherTypeIpv6 = 0x86dd;
+
+/** A UDP payload for a peer. */
+export interface Encapsulated {
+  readonly payload: Uint8Array;
+  readonly peer: Peer;
+  /** What the outer header's TOS or traffic class shall be. */
+  readonly tos: number;
+}
+
+/** Decides about an IP packet from the TUN: the payload of the datagram that carries it, or why there is none. */
+export function encapsulate(packet: Uint8Array, table: Table): Encapsulated | Dropped {
+  const ip = parseIp(packet);
+  if ("drop" in ip) return ip;
+  const peer = peerOf(table, ip.destination);
+  if (peer === undefined) return { drop: isMulticast(ip.destination) ? "multicast" : "noRoute" };
+
+  const payload = new Uint8Array(tunnelHeaderBytes + ip.bytes.length);
+  const view = viewOf(payload);
+  view.setUint8(0, vniValid);
+  view.setUint32(4, table.vni * 256); // 24 bits, then 8 reserved ones
+  payload.set(peer.mac, 8);
+  payload.set(table.vtepMac, 14);
+  view.setUint16(20, ip.family === 4 ? etherTypeIpv4 : etherTypeIpv6);
+  payload.set(ip.bytes, tunnelHeaderBytes);
+  return { payload, peer, tos: outerTos(ip.trafficClass) };
+}
+
+/** What is known of a received datagram's outer header. */
+export interface Outer {
+  readonly source: IpAddress;
+  /** TOS or traffic class; 0 where it is not known. */
+  readonly tos: number;
+}
+
+export interface Decapsulated {
+  /** The inner packet, its checksum finished and congestion met outside marked in it. A copy. */
+  readonly packet: IpPacket;
+  /** The packet's checksum came unfinished: it has crossed no wire. */
+  readonly wasUnfinished: boolean;
+  /** Whose endpoint the outer source is. */
+  readonly sender: Peer | undefined;
+}
+
+export interface Refused extends Dropped {
+  /** The inner packet, where a sender check refused it. */
+  readonly inner?: IpPacket;
+}
+
+/** Decides about a datagram from the tunnel: the packet that the host gets, or why it gets none. */
+export function decapsulate(payload: Uint8Array, outer: Outer, table: Table): Decapsulated | Refused {
+  if (payload.length < tunnelHeaderBytes) return { drop: "badVxlan" };
+  const view = viewOf(payload);
+  if ((view.getUint8(0) & vniValid) === 0) return { drop: "badVxlan" };
+  const vni = view.getUint32(4) >>> 8;
+  if (vni !== table.vni) return { drop: "wrongVni" };
+  const etherType = view.getUint16(20);
+  // Often broadcast: before the address is looked at.
+  if (etherType === etherTypeArp) return { drop: "arp" };
+  if (Buffer.compare(payload.subarray(8, 14), table.vtepMac) !== 0) return { drop: "wrongMac" };
+  if (etherType !== etherTypeIpv4 && etherType !== etherTypeIpv6) return { drop: "notIpFrame" };
+
+  const frame = new Uint8Array(payload.subarray(tunnelHeaderBytes)); // a copy, which Buffer.slice is not
+  const first = frame[0];
+  if (first === undefined) return { drop: "truncated" };
+  if (first >> 4 !== (etherType === etherTypeIpv4 ? 4 : 6)) return { drop: "notIpFrame" };
+  const packet = parseIp(frame);
+  if ("drop" in packet) return packet;
+
+  const sender = table.peers.find(({ endpoint }) => endpoint.equals(outer.source));
+  const refusal = checkSender(packet.source, outer.source, sender, table);
+  if (refusal !== undefined) return { ...refusal, inner: packet };
+
+  const ecn = innerEcn(outer.tos, packet.trafficClass);
+  if (ecn === "drop") return { drop: "ecnCe" };
+  if (ecn !== (packet.trafficClass & 0b11)) setEcn(packet, ecn);
+  const wasUnfinished = transportChecksumState(packet) === "unfinished";
+  if (wasUnfinished) setTransportChecksum(packet, packet.protocol, packet.headerBytes);
+  return { packet, wasUnfinished, sender };
+}
+
+/** Whether the host `outer`, which is `sender`'s if anybody's, may send from the inner address `source`. */
+function checkSender(
+  source: IpAddress,
+  outer: IpAddress,
+  sender: Peer | undefined,
+  table: Table,
+): Dropped | undefined {
+  if (table.strict === "off") return undefined;
+  const isAllowed = isWithin(table.allowSources, outer);
+  if (sender === undefined && !isAllowed) return { drop: "unknownSender" };
+  if (isWithin(table.overlay, source)) {
+    // Two peers may share an endpoint, so the address is compared, not the peer.
+    const isOwner = peerOf(table, source)?.endpoint.equals(outer) === true;
+    return isOwner ? undefined : { drop: "spoofedSource" };
+  }
+  if (table.strict === "full" && !isAllowed) return { drop: "outsideOverlay" };
+  return undefined;
+}

@@ -1,0 +1,42 @@
+import { errorText } from "./base/error.ts";
+import type { Log } from "./base/log.ts";
+import { leaseVtepMac } from "./backend/vxlan.ts";
+import { parseNetworkConfig } from "./config/network.ts";
+import { readSnapshot, type Snapshot } from "./host/snapshot.ts";
+import { isCompatible } from "./lease/allocate.ts";
+import type { NodeIdentity } from "./lease/lease.ts";
+import type { IpAddress } from "./net/address.ts";
+import type { FoundNetwork } from "./network/network-config.ts";
+
+/** A start without the store: what it would have said of the network, and the leases last seen. */
+export interface Remembered extends FoundNetwork {
+  readonly snapshot: Snapshot;
+}
+
+export interface RememberContext {
+  readonly node: NodeIdentity;
+  readonly publicIp: IpAddress | undefined;
+  readonly log: Log;
+}
+
+/**
+ * What was saved at `path`, where it is this node's and of an address that it still has. Undefined where there
+ * is nothing, or, with a warning, nothing that could be started from.
+ */
+export function remember(path: string, { node, publicIp, log }: RememberContext): Remembered | undefined {
+  const snapshot = readSnapshot(path, log);
+  if (snapshot === undefined) return undefined;
+  const { document, own, nodeId } = snapshot;
+  try {
+    const network = parseNetworkConfig(document);
+    if (nodeId !== node.id) throw new Error(`they are those of the node with id ${nodeId}`);
+    if (own.attributes.publicIp?.equals(publicIp) !== true)
+      throw new Error(`our address was ${own.attributes.publicIp} then`);
+    if (!isCompatible(network, own.subnets)) throw new Error("our subnet is not of that network");
+    leaseVtepMac(own);
+    return { document, network, snapshot };
+  } catch (error) {
+    log.warn("the saved leases are ignored", { path, reason: errorText(error) });
+    return undefined;
+  }
+}
