@@ -88,21 +88,21 @@ describe.skipIf(refused !== undefined)("a three-member etcd with mutual TLS", ()
           ...["env", "ETCDCTL_API=3", `${etcdProgram()}ctl`, "--endpoints", endpoints.join(",")],
           ...["--cacert", ca, "--cert", client.cert, "--key", client.key, ...args],
         ]);
-      for (let tries = 0; tries < 100; tries++) {
-        const put = etcdctl(
-          "put",
-          "/coreos.com/network/config",
-          '{"Network":"10.99.0.0/16","Backend":{"Type":"vxlan"}}',
-        );
-        if (
-          await put.then(
-            () => true,
-            () => false,
+      /** Until the cluster has a leader that takes it. */
+      const put = async (key: string, value: string) => {
+        for (let tries = 0; tries < 50; tries++) {
+          const done = etcdctl("--command-timeout", "1s", "put", `/coreos.com/network/${key}`, value);
+          if (
+            await done.then(
+              () => true,
+              () => false,
+            )
           )
-        )
-          break;
-        await Bun.sleep(100);
-      }
+            return;
+        }
+        throw new Error(`${key} could not be put`);
+      };
+      await put("config", '{"Network":"10.99.0.0/16","Backend":{"Type":"vxlan"}}');
       const etcd = `transport = "${transport}"\ncafile = "${ca}"\ncertfile = "${client.cert}"\nkeyfile = "${client.key}"`;
       const options = { endpoint: endpoints.join('", "'), etcd };
       const [first, second] = net.lab.hosts.map((host, at) =>
@@ -125,7 +125,7 @@ describe.skipIf(refused !== undefined)("a three-member etcd with mutual TLS", ()
           BackendType: "vxlan",
           BackendData: { VtepMAC: `0e:2a:00:00:00:0${at}` },
         };
-        await etcdctl("put", `/coreos.com/network/subnets/${subnet}-24`, JSON.stringify(value));
+        await put(`subnets/${subnet}-24`, JSON.stringify(value));
         for (const daemon of [first, second]) await daemon.ready(2 + at);
         await ping(first.host, vtepAddress(b));
         members[at] = startMember(at);

@@ -257,14 +257,15 @@ describe.skipIf(refused !== undefined)("failures", () => {
       ]);
     }
     await Bun.sleep(200);
-    for (const [daemon, peer, namespace] of [
-      [a, other, net.lab.hosts[0]?.namespace ?? ""],
-      [b, own, net.lab.hosts[1]?.namespace ?? ""],
+    // The one that names our first host as its owner is a second lease of that host to everybody else.
+    for (const [daemon, peer, count] of [
+      [a, other, 1],
+      [b, own, 2],
     ] as const) {
-      await daemon.ready(1);
+      await daemon.ready(count);
       await ping(daemon.host, vtepAddress(peer));
-      const routes = await runProgram(["ip", "-n", namespace, "route", "show", "proto", "241"]);
-      expect(routes.trim().split("\n")).toHaveLength(1);
+      const routes = await runProgram(["ip", "-n", daemon.host.namespace, "route", "show", "proto", "241"]);
+      expect(routes.trim().split("\n")).toHaveLength(count);
     }
     const reasons = (await a.report()).refused.map(({ reason }) => reason).join("\n");
     expect(reasons).toContain("is no host's address");
