@@ -5,6 +5,18 @@ import { type Child, runProgram, start, tryProgram } from "./process.ts";
 /** Where `ip netns` keeps its namespaces. */
 const namespaceDir = "/run/netns";
 
+/** Network namespaces and what runs in them; all of it ends with this. */
+export interface Namespaces extends AsyncDisposable {
+  /** Begins every namespace's name. */
+  readonly name: string;
+  /** A directory that vanishes with the namespaces. */
+  readonly directory: string;
+  /** Makes one, with loopback up. @returns its name */
+  add(suffix: string): Promise<string>;
+  /** Starts a program in a namespace; it is ended with them. */
+  start(namespace: string, command: readonly string[], env?: Record<string, string>): Child;
+}
+
 /** Network namespaces, joined by a bridge in one of them: hosts on one Ethernet, apart from the machine's own. */
 export interface Lab extends AsyncDisposable {
   /** Begins every namespace's name. */
@@ -31,30 +43,47 @@ export interface LabHost {
 /** The switch's own address, where the store listens. */
 export const switchAddress = "10.77.0.254";
 
-/** Makes a lab of `hosts` hosts; `label` and the process's id make its name. */
-export async function openLab(label: string, hosts: number): Promise<Lab> {
+/** Begins with none; `label` and the process's id make the name. Removes what a killed process of that label left. */
+export async function openNamespaces(label: string): Promise<Namespaces> {
   await removeStaleLabs(label);
   const name = `fl-${label}-${process.pid}`;
-  const switchNamespace = `${name}-sw`;
   const directory = mkdtempSync(`/tmp/${name}-`);
   const children: Child[] = [];
-  const namespaces: string[] = [];
+  const made: string[] = [];
+  return {
+    name,
+    directory,
+    async add(suffix) {
+      const namespace = `${name}-${suffix}`;
+      made.push(namespace);
+      await runProgram(["ip", "netns", "add", namespace]);
+      await inside(namespace, ["ip", "link", "set", "lo", "up"]);
+      return namespace;
+    },
+    start(namespace, command, env) {
+      const child = start(["ip", "netns", "exec", namespace, ...command], env);
+      children.push(child);
+      return child;
+    },
+    async [Symbol.asyncDispose]() {
+      await Promise.all(children.map((child) => child.end()));
+      for (const namespace of made.reverse()) await tryProgram(["ip", "netns", "delete", namespace]);
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Makes a lab of `hosts` hosts; `label` as {@link openNamespaces} has it. */
+export async function openLab(label: string, hosts: number): Promise<Lab> {
+  const namespaces = await openNamespaces(label);
+  const { name, directory } = namespaces;
+  const switchNamespace = `${name}-sw`;
   const all: LabHost[] = [];
 
-  const close = async () => {
-    await Promise.all(children.map((child) => child.end()));
-    for (const namespace of namespaces.reverse()) await tryProgram(["ip", "netns", "delete", namespace]);
-    rmSync(directory, { recursive: true, force: true });
-  };
-  const addNamespace = async (namespace: string) => {
-    namespaces.push(namespace);
-    await runProgram(["ip", "netns", "add", namespace]);
-    await inside(namespace, ["ip", "link", "set", "lo", "up"]);
-  };
   const addHost = async (): Promise<LabHost> => {
     const number = all.length + 1;
-    const host = { number, namespace: `${name}-${number}`, address: `10.77.0.${number}` };
-    await addNamespace(host.namespace);
+    const namespace = await namespaces.add(String(number));
+    const host = { number, namespace, address: `10.77.0.${number}` };
     const port = `port${number}`;
     await runProgram([
       ...["ip", "-n", switchNamespace, "link", "add", port, "type", "veth"],
@@ -69,13 +98,13 @@ export async function openLab(label: string, hosts: number): Promise<Lab> {
   };
 
   try {
-    await addNamespace(switchNamespace);
+    await namespaces.add("sw");
     await runProgram(["ip", "-n", switchNamespace, "link", "add", "br0", "type", "bridge"]);
     await runProgram(["ip", "-n", switchNamespace, "address", "add", `${switchAddress}/24`, "dev", "br0"]);
     await runProgram(["ip", "-n", switchNamespace, "link", "set", "br0", "up"]);
     for (let made = 0; made < hosts; made++) await addHost();
   } catch (error) {
-    await close();
+    await namespaces[Symbol.asyncDispose]();
     throw error;
   }
   return {
@@ -84,12 +113,8 @@ export async function openLab(label: string, hosts: number): Promise<Lab> {
     directory,
     hosts: all,
     addHost,
-    start(namespace, command, env) {
-      const child = start(["ip", "netns", "exec", namespace, ...command], env);
-      children.push(child);
-      return child;
-    },
-    [Symbol.asyncDispose]: close,
+    start: namespaces.start,
+    [Symbol.asyncDispose]: () => namespaces[Symbol.asyncDispose](),
   };
 }
 

@@ -141,7 +141,11 @@ describe("guard", () => {
           guard.observe(shown, outage, at(nowMs));
           model.observe(shown, outage, nowMs);
         }
-        expect({ seed, step, believed: keys(guard.believed) }).toEqual({ seed, step, believed: model.believed() });
+        expect({ seed, step, believed: keys(guard.believed) }).toEqual({
+          seed,
+          step,
+          believed: model.believed(),
+        });
         expect(guard.held.map(({ lease }) => leaseKey(lease.subnets)).sort()).toEqual(model.held());
       }
     }
@@ -181,7 +185,8 @@ function slowModel() {
         if (names.has(key) || held.has(key)) continue;
         if (!outage && !tooMany) believed.delete(key);
         else {
-          const untilMs = lease.expiresAt === undefined ? ms + reservationHoldMs : lease.expiresAt.getTime() - startMs;
+          const untilMs =
+            lease.expiresAt === undefined ? ms + reservationHoldMs : lease.expiresAt.getTime() - startMs;
           held.set(key, { untilMs, confirmed: false });
         }
       }

@@ -1,0 +1,93 @@
+import { describe, expect, test } from "bun:test";
+import { FlannelError } from "../../../src/base/error.ts";
+import { compareNetworkConfig, waitForNetworkConfig } from "../../../src/network/network-config.ts";
+import { fakeStore } from "../../support/fake-store.ts";
+import { manualClock, settle } from "../../support/manual-clock.ts";
+import { recordingLog } from "../../support/recording-log.ts";
+
+const document = '{"Network":"10.5.0.0/16"}';
+const unreachable = new FlannelError("store/unreachable", "etcd does not answer", {}, { retryable: true });
+const refused = new FlannelError("store/unauthorized", "etcd refused the password");
+
+/** A store that gives one answer after the other, the last one for good. */
+function bench(...answers: (string | undefined | FlannelError)[]) {
+  const clock = manualClock();
+  const log = recordingLog();
+  const ending = new AbortController();
+  const published: string[] = [];
+  let asked = 0;
+  const store = fakeStore({
+    async readNetworkConfig() {
+      const answer = published[0] ?? answers[Math.min(asked++, answers.length - 1)];
+      if (answer instanceof FlannelError) throw answer;
+      return answer;
+    },
+    async createNetworkConfig(text) {
+      published.push(text);
+      return true;
+    },
+  });
+  const wait = (own?: object, fallback: () => string | undefined = () => undefined) =>
+    waitForNetworkConfig({ store, own, log, clock }, fallback, ending.signal);
+  return { clock, log, ending, store, published, wait };
+}
+
+describe("network configuration", () => {
+  test("it is waited for, with each reason said once, and given as it stands", async () => {
+    const { clock, log, wait } = bench(undefined, undefined, "{", "{", unreachable, unreachable, document);
+    const waiting = wait();
+    await clock.advance(10_000);
+    expect(await waiting).toMatchObject({ document, network: { ipv4: { subnetLength: 24 } } });
+    expect(log.messages).toEqual(Array(3).fill("waiting for the network configuration"));
+  });
+
+  test("our own is published where there is none", async () => {
+    const { published, wait } = bench(undefined);
+    expect(await wait({ Network: "10.6.0.0/16" })).toMatchObject({ document: '{"Network":"10.6.0.0/16"}' });
+    expect(published).toHaveLength(1);
+  });
+
+  test("a store that cannot be reached is stood in for; one that has no configuration is not", async () => {
+    const away = bench(unreachable);
+    expect(await away.wait(undefined, () => "remembered")).toBe("remembered");
+    expect(away.log.messages).toEqual(["the store cannot be reached; starting from the leases last seen"]);
+    const empty = bench(undefined, undefined, document);
+    const waiting = empty.wait(undefined, () => "remembered");
+    await empty.clock.advance(5_000);
+    expect(await waiting).toMatchObject({ document });
+  });
+
+  test("with nothing to stand in, that is asked for once and the store waited for", async () => {
+    const { clock, wait } = bench(unreachable, unreachable, unreachable, document);
+    let asked = 0;
+    const waiting = wait(undefined, () => {
+      asked++;
+      return undefined;
+    });
+    await clock.advance(10_000);
+    expect(await waiting).toMatchObject({ document });
+    expect(asked).toBe(1);
+  });
+
+  test("refused credentials end it at once, remembered or not; a stop ends it quietly", async () => {
+    await expect(bench(refused).wait(undefined, () => "remembered")).rejects.toBe(refused);
+    const { ending, wait } = bench(undefined);
+    const waiting = wait();
+    await settle();
+    ending.abort();
+    expect(await waiting).toBeUndefined();
+  });
+
+  test.each([
+    [document, undefined],
+    [undefined, "the store has no network configuration any more; ours is kept"],
+    ['{"Network":"10.6.0.0/16"}', "the network configuration is another one than this node started with"],
+  ])("once the store is back, %j is compared with what we began with", async (found, said) => {
+    const { clock, log, ending, store } = bench(unreachable, unreachable, found);
+    const comparing = compareNetworkConfig({ store, log, clock }, document, ending.signal);
+    await clock.advance(5 * 24 * 3_600_000);
+    expect(log.messages).toEqual(said === undefined ? [] : [said]);
+    ending.abort();
+    await comparing;
+  });
+});
