@@ -18,6 +18,8 @@ APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninter
 
 # Arguments for the demo: make demo DEMO_ARGS="--engines userspace,kernel,userspace --json"
 DEMO_ARGS ?=
+# Arguments for the bench: make bench BENCH_ARGS="--quick --json"
+BENCH_ARGS ?=
 
 .PHONY: build
 build: $(BINARY) ## compile dist/flannel-lite (the default)
@@ -29,11 +31,23 @@ demo: ## build, then join three hosts in network namespaces and measure every pa
 	@$(call need,ip,iproute2) >&2
 	@$(SUDO) $(BINARY) demo $(DEMO_ARGS)
 
+.PHONY: bench
+bench: ## build, then measure the engines in network namespaces (BENCH_ARGS="--quick --json"; FLANNELD_BIN=... as a peer)
+	@$(MAKE) --no-print-directory $(BINARY) $(if $(FLANNELD_BIN),$(ETCD)) >&2
+	@$(call need,ip,iproute2) >&2
+	@$(call need,ping,iputils-ping) >&2
+	@$(call need,ethtool,ethtool) >&2
+	@$(call need,iperf3,iperf3) >&2
+	@{ $(call need,wireguard-go,wireguard-go) && $(call need,tincd,tinc); } >&2 || echo "without wireguard-go or tinc: their rows are left out" >&2
+	@$(SUDO) env "PATH=$$PATH" $(if $(FLANNELD_BIN),"FLANNELD_BIN=$(FLANNELD_BIN)") $(BINARY) bench $(BENCH_ARGS)
+
 .PHONY: test
 test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N passed, N failed"
 	@$(call need,ping,iputils-ping)
 	@$(call need,ip,iproute2)
 	@$(call need,ethtool,ethtool)
+	@$(call need,tcpdump,tcpdump)
+	@$(call need,iperf3,iperf3)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
 
 .PHONY: check

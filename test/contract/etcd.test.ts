@@ -219,6 +219,32 @@ overEach(
   60_000,
 );
 
+overEach(
+  "etcd: a store that was wiped and has overtaken what we saw is known by our own lease, which it lost",
+  async (storeOn) => {
+    await using own = await startEtcd();
+    const prefix = freshPrefix();
+    let gate: PromiseWithResolvers<void> | undefined;
+    const sleep: typeof systemClock.sleep = async (ms, stop) => {
+      await systemClock.sleep(ms, stop);
+      await gate?.promise;
+    };
+    const clock = { ...systemClock, sleep };
+    await using store = storeOn(own, prefix, { clock });
+    acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    await using watch = follow(store);
+    await watch.next();
+    const next = watch.next();
+    gate = Promise.withResolvers();
+    await own.kill();
+    await own.start({ wiped: true });
+    for (let at = 1; at <= 20; at++) await own.put(`${prefix}/other/${at}`, "x");
+    gate.resolve();
+    expect(await next).toEqual({ kind: "snapshot", leases: [], replaced: true });
+  },
+  60_000,
+);
+
 overEach("etcd: with one endpoint of three dead, then another, calls and watch go on", async (storeOn) => {
   const prefix = freshPrefix();
   const [closed = 0] = freePorts(1);

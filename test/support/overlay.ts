@@ -64,6 +64,9 @@ export interface TestOverlay extends AsyncDisposable {
   etcd(...args: string[]): Promise<string>;
   /** Ends etcd at once, as `kill -9`; its data stays. */
   stopEtcd(): Promise<void>;
+  /** Stops it without ending it, as SIGSTOP does: connections stay, nothing answers. */
+  pauseEtcd(): void;
+  resumeEtcd(): void;
   /** Starts it again, `wiped` without its data; resolves when it answers. */
   startEtcd(options?: { wiped?: boolean }): Promise<void>;
 }
@@ -104,6 +107,8 @@ export async function openTestOverlay(hosts: number): Promise<TestOverlay> {
     etcdctl: `ETCDCTL_API=3 ${etcdProgram()}ctl --endpoints ${endpoint}`,
     etcd,
     stopEtcd,
+    pauseEtcd: () => void process.kill(server.child.pid, "SIGSTOP"),
+    resumeEtcd: () => void process.kill(server.child.pid, "SIGCONT"),
     async startEtcd({ wiped = false } = {}) {
       if (wiped) rmSync(server.dataDir, { recursive: true, force: true });
       server = startEtcd(lab, etcdProgram());

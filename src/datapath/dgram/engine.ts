@@ -1,9 +1,10 @@
-import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
+import type { RemoteInfo, Socket } from "node:dgram";
 import { errorText, FlannelError } from "../../base/error.ts";
 import type { Addon, Engine, EngineOptions, EngineStats, RefusedPacket, Tun } from "../../native/ports.ts";
 import { parseIpAddress, tryParseIpAddress } from "../../net/address.ts";
 import { type DropReason, dropReasons } from "./drop.ts";
 import { fitToMtu } from "./segment.ts";
+import { openSocket, sendDatagram } from "./socket.ts";
 import { emptyTable, type Peer, readTable, type Table } from "./table.ts";
 import { decapsulate, encapsulate } from "./tunnel.ts";
 
@@ -73,7 +74,7 @@ function runEngine(tun: Tun, { sender, receiver }: Sockets, { port, mtuBytes }: 
         continue;
       }
       const { payload, peer } = verdict;
-      const error = await send(sender, payload, port, `${peer.endpoint}`);
+      const error = await sendDatagram(sender, payload, port, `${peer.endpoint}`);
       if (closed) return;
       if (error === undefined) count("sent", peer, payload.length - 22);
       else drop("socketError");
@@ -159,45 +160,6 @@ function writeTun(tun: Tun, packet: Uint8Array, drop: (reason: DropReason) => vo
   } catch (error) {
     drop(errnoOf(error) === "EIO" ? "tunDown" : "tunError");
   }
-}
-
-function send(
-  socket: Socket,
-  payload: Uint8Array,
-  port: number,
-  address: string,
-): Promise<Error | undefined> {
-  return new Promise((resolve) => {
-    try {
-      socket.send(payload, port, address, (error) => resolve(error ?? undefined));
-    } catch (error) {
-      resolve(error instanceof Error ? error : new Error(String(error)));
-    }
-  });
-}
-
-/** @throws FlannelError `engine/socket` with the errno's name */
-function openSocket(address: string, port: number): Promise<Socket> {
-  const type = address.includes(":") ? "udp6" : "udp4";
-  const socket = createSocket({ type, ipv6Only: type === "udp6" });
-  return new Promise((resolve, reject) => {
-    socket.once("error", (error: NodeJS.ErrnoException) => {
-      socket.close();
-      const { code } = error;
-      reject(
-        new FlannelError(
-          "engine/socket",
-          `bind udp ${address} port ${port}`,
-          { errno: code },
-          { cause: error },
-        ),
-      );
-    });
-    socket.bind({ address, port, exclusive: true }, () => {
-      socket.removeAllListeners("error");
-      resolve(socket);
-    });
-  });
 }
 
 function errnoOf(error: unknown): unknown {

@@ -26,6 +26,8 @@ export interface EtcdContext {
   readonly random: () => number;
   /** Term of a lease. */
   readonly ttlSeconds: number;
+  /** The etcd lease that we last hung our keys on; a store that lost it before its time was wiped. */
+  readonly own: { grant: { readonly id: string; readonly until: Date } | undefined };
   /** Says that a key is of no use, once for each key and reason. */
   readonly complain: (key: string, reason: string) => void;
 }

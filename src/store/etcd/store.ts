@@ -54,6 +54,7 @@ export function openEtcdStore(options: EtcdStoreOptions): Store {
     clock,
     random,
     ttlSeconds,
+    own: { grant: undefined },
     complain: complainOnce(log),
   };
   return {

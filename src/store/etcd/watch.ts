@@ -23,9 +23,13 @@ export async function* watchLeases(context: EtcdContext, stop: AbortSignal): Asy
   /** The last revision that anything was told of. */
   let seen = 0n;
   let waitMs = backoffMs;
-  while (!stop.aborted) {
+  for (let connections = 0; !stop.aborted; connections++) {
     const connectedAt = clock.now().getTime();
     try {
+      if (connections > 0 && (await lostOurLease(context, stop))) {
+        reader.distrust("it lost our lease before its time");
+        next = undefined;
+      }
       if (next === undefined) {
         const snapshot = await reader.snapshot(seen, stop);
         next = snapshot.next;
@@ -67,15 +71,20 @@ function createReader(context: EtcdContext) {
   const { client, layout, log } = context;
   let known = new Map<string, Lease>();
   let clusterId: string | undefined;
+  let replaced = false;
   return {
+    /** The next snapshot does not speak for the store as it was. */
+    distrust(reason: string) {
+      if (!replaced) log.warn("etcd was wiped or restored", { reason });
+      replaced = true;
+    },
+
     async snapshot(seen: bigint, stop: AbortSignal): Promise<{ update: LeaseUpdate; next: bigint }> {
       const answer = await client.list(layout.subnets, stop);
       const isOther = clusterId !== undefined && clusterId !== answer.clusterId;
       if (isOther) log.warn("another etcd cluster answers", { before: clusterId, now: answer.clusterId });
       // Linearizable reads of one cluster never go back; one wiped on the same members keeps its cluster id.
-      const wentBack = answer.revision < seen;
-      if (wentBack)
-        log.warn("etcd was wiped or restored", { before: String(seen), now: String(answer.revision) });
+      if (answer.revision < seen) this.distrust(`its revision went back from ${seen} to ${answer.revision}`);
       clusterId = answer.clusterId;
       const entries = answer.entries
         .map((entry) => parseLeaseEntry(context, entry))
@@ -87,8 +96,9 @@ function createReader(context: EtcdContext) {
         if (lease !== undefined) current.set(entry.key, lease);
       }
       known = current;
-      const replaced = isOther || wentBack ? { replaced: true } : {};
-      const update: LeaseUpdate = { kind: "snapshot", leases: [...current.values()], ...replaced };
+      const distrusted = isOther || replaced ? { replaced: true } : {};
+      replaced = false;
+      const update: LeaseUpdate = { kind: "snapshot", leases: [...current.values()], ...distrusted };
       return { update, next: answer.revision + 1n };
     },
 
@@ -114,6 +124,19 @@ function createReader(context: EtcdContext) {
       return changes;
     },
   };
+}
+
+/**
+ * Whether etcd has forgotten the lease that our keys hang on. A store that was wiped may have come past the
+ * revision we saw last before we are connected again, and then nothing else tells.
+ */
+async function lostOurLease({ client, own, clock }: EtcdContext, stop: AbortSignal): Promise<boolean> {
+  const { grant } = own;
+  if (grant === undefined || clock.now() >= grant.until) return false;
+  const { ttlSeconds } = await client.timeToLive(grant.id, stop);
+  if (ttlSeconds >= 0 || own.grant !== grant) return false;
+  own.grant = undefined;
+  return true;
 }
 
 function isReadable(entry: LeaseEntry | undefined): entry is LeaseEntry {

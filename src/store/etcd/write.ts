@@ -48,6 +48,7 @@ export async function writeLease(
     return undefined;
   }
   const heldUntil = new Date(askedAt + grant.ttlSeconds * 1_000);
+  context.own.grant = { id: grant.id, until: heldUntil };
   return { expiresAt: reserved ? undefined : heldUntil, heldUntil };
 }
 

@@ -47,6 +47,13 @@ test("diff: equal plans need no step", () => {
   expect(diffPlans(planFor("kernel", [a, b]), planFor("kernel", [a, b]))).toEqual([]);
 });
 
+test("diff: another engine on the same TUN changes only its tunnel", () => {
+  expect(diffPlans(planFor("userspace", [a, b]), planFor("dgram", [a, b])).map(stepText)).toEqual([
+    "~ tunnel flannel.1 vxlan id 1 local 192.0.2.1 dstport 8472 mtu 1450 mac 02:00:00:00:00:01 " +
+      "overlay 10.5.0.0/16 strict overlay engine dgram",
+  ]);
+});
+
 test("diff: a peer's new address changes only its fdb entry", () => {
   expect(diffPlans(planFor("kernel", [a, b]), planFor("kernel", [moved, b])).map(stepText)).toEqual([
     "~ fdb 02:00:00:00:00:02 dst 192.0.2.20 dev flannel.1",

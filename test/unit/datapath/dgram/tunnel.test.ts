@@ -66,7 +66,7 @@ test("dgram: a packet leaves behind 22 bytes of VXLAN and Ethernet, to the peer 
   const sent = encapsulate(Buffer.concat([packet, new Uint8Array(5)]), table);
   if ("drop" in sent) throw new Error(sent.drop);
   expect(Buffer.from(sent.payload).toString("hex")).toBe(
-    "08000000abcdef00" + "020000000012" + "020000000001" + "0800" + Buffer.from(packet).toString("hex"),
+    `08000000abcdef000200000000120200000000010800${Buffer.from(packet).toString("hex")}`,
   );
   expect(`${sent.peer.endpoint}`).toBe("192.0.2.2");
   expect(sent.tos).toBe(2);
