@@ -245,6 +245,32 @@ overEach(
   60_000,
 );
 
+overEach(
+  "etcd: two nodes that draw one IPv6 subnet beside different IPv4 subnets do not both keep it",
+  async (storeOn) => {
+    const dual = parseNetworkConfig(
+      '{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:3::/48","Backend":{"Type":"vxlan"}}',
+    );
+    for (let round = 0; round < 5; round++) {
+      const prefix = freshPrefix();
+      const draws = [0.1, 0.9, 0.4].map((first) => {
+        const drawn = [first, 0.5];
+        return () => drawn.shift() ?? Math.random();
+      });
+      const leases = await Promise.all(
+        draws.map(async (random, at) => {
+          await using store = storeOn(etcd, prefix, { random });
+          const request = { ...requestFor(`192.0.2.${at + 1}`), network: dual };
+          return acquired(await store.acquire(request, never));
+        }),
+      );
+      expect(new Set(leases.map(({ subnets }) => `${subnets.ipv6}`)).size).toBe(3);
+      await using store = storeOn(etcd, prefix);
+      expect(await store.list(never)).toHaveLength(3);
+    }
+  },
+);
+
 overEach("etcd: with one endpoint of three dead, then another, calls and watch go on", async (storeOn) => {
   const prefix = freshPrefix();
   const [closed = 0] = freePorts(1);

@@ -6,7 +6,7 @@ import type { AcquireRequest, AcquireResult } from "../store.ts";
 import { encodeLeaseValue, parseSubnetKey } from "./codec.ts";
 import { type EtcdContext, type LeaseEntry, leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
 import { holderText, type NodeEntry, readNodeEntry } from "./node-entry.ts";
-import { ownerText } from "./renew.ts";
+import { ownerText, releaseLease } from "./renew.ts";
 import type { KeyValue } from "./wire.ts";
 import { contended, retire, writeLease } from "./write.ts";
 
@@ -112,7 +112,32 @@ async function tryAcquire(
     return { kind: "exhausted", leased: taken.length };
   }
   const how = previous === undefined ? "allocated" : "previous";
-  return acquire(how, { subnets, ifRevision: 0n, reserved: false }, outdated);
+  const result = await acquire(how, { subnets, ifRevision: 0n, reserved: false }, outdated);
+  if (result?.kind !== "acquired" || (await isFirst(context, result.lease, stop))) return result;
+  log.info("another node was faster with a part of our subnets; picking again", {
+    subnet: leaseKey(subnets),
+  });
+  await releaseLease(context, result.lease, stop);
+  return undefined;
+}
+
+/**
+ * Whether no other lease that was there first overlaps a new one. The key's creation settles who has the pair of
+ * subnets, but two nodes may have drawn one IPv6 subnet beside different IPv4 subnets; the later one yields.
+ */
+async function isFirst({ client, layout }: EtcdContext, lease: Lease, stop: AbortSignal): Promise<boolean> {
+  const { ipv4, ipv6 } = lease.subnets;
+  if (ipv4 === undefined || ipv6 === undefined) return true;
+  const { entries } = await client.list(layout.subnets, stop);
+  const ours = entries.find(({ key }) => key === layout.leaseKey(lease.subnets));
+  return !entries.some(({ key, created }) => {
+    const subnets = key === ours?.key ? undefined : parseSubnetKey(key);
+    return (
+      subnets !== undefined &&
+      subnetsOverlap(subnets, lease.subnets) &&
+      created < (ours?.created ?? created + 1n)
+    );
+  });
 }
 
 /** @throws FlannelError `lease/owned` where another node says that our public IP is its */

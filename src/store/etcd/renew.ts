@@ -66,6 +66,7 @@ export async function releaseLease(context: EtcdContext, lease: Lease, stop: Abo
   const { client, layout } = context;
   const { publicIp } = lease.attributes;
   const key = layout.leaseKey(lease.subnets);
+  context.own.grant = undefined;
   for (let attempt = 0; attempt < attemptsMax; attempt++) {
     const found = await client.get(key, stop);
     const theirs = found === undefined ? undefined : parseLeaseValue(found.value);

@@ -6,6 +6,8 @@ export interface KeyValue {
   readonly key: string;
   readonly value: Uint8Array;
   readonly revision: bigint;
+  /** Revision at which the key came into being; of two keys the one that was there first has the lower. */
+  readonly created: bigint;
   /** Id of the etcd lease it hangs on, `0` for none. */
   readonly lease: string;
 }
@@ -118,6 +120,7 @@ function keyValue(value: unknown): KeyValue {
     key: Buffer.from(bytes(members["key"], "key")).toString("utf8"),
     value: bytes(members["value"], "value"),
     revision: int64(members["mod_revision"], "mod_revision"),
+    created: int64(members["create_revision"], "create_revision"),
     lease: String(int64(members["lease"], "lease")),
   };
 }

@@ -7,7 +7,7 @@ const base64 = (text: string) => Buffer.from(text).toString("base64");
 test("etcd wire: zero values that the gateway leaves out are zero, empty or none", () => {
   expect(parseRange({ header: {} })).toEqual({ revision: 0n, clusterId: "", entries: [] });
   expect(parseRange({ header, kvs: [{ key: base64("a") }] }).entries).toEqual([
-    { key: "a", value: Buffer.alloc(0), revision: 0n, lease: "0" },
+    { key: "a", value: Buffer.alloc(0), revision: 0n, created: 0n, lease: "0" },
   ]);
   expect(parseTxn({ header })).toEqual({ succeeded: false, found: [] });
   expect(parseLease({ header, ID: "5", TTL: "-1" })).toEqual({ id: "5", ttlSeconds: -1, keyCount: 0 });
@@ -19,12 +19,12 @@ test("etcd wire: revisions beyond the exact numbers of JavaScript stay exact", (
 });
 
 test("etcd wire: after events a watch goes on behind the last of them, not behind the header", () => {
-  const kv = { key: base64("a"), value: base64("v"), mod_revision: "12", lease: "9" };
+  const kv = { key: base64("a"), value: base64("v"), create_revision: "5", mod_revision: "12", lease: "9" };
   const events = [{ kv }, { type: "DELETE", kv: { key: base64("b"), mod_revision: "13" } }];
   expect(parseWatchMessage({ header, events }, 10n)).toEqual({
     kind: "events",
     events: [
-      { kind: "put", entry: { key: "a", value: Buffer.from("v"), revision: 12n, lease: "9" } },
+      { kind: "put", entry: { key: "a", value: Buffer.from("v"), revision: 12n, created: 5n, lease: "9" } },
       { kind: "delete", key: "b" },
     ],
     next: 14n,
