@@ -33,7 +33,7 @@ demo: ## build, then join three hosts in network namespaces and measure every pa
 
 .PHONY: bench
 bench: ## build, then measure the engines in network namespaces (BENCH_ARGS="--quick --json"; FLANNELD_BIN=... as a peer)
-	@$(MAKE) --no-print-directory $(BINARY) $(if $(FLANNELD_BIN),$(ETCD)) >&2
+	@$(MAKE) --no-print-directory $(BINARY) $(ETCD) >&2
 	@$(call need,ip,iproute2) >&2
 	@$(call need,ping,iputils-ping) >&2
 	@$(call need,ethtool,ethtool) >&2
@@ -47,6 +47,8 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,ip,iproute2)
 	@$(call need,ethtool,ethtool)
 	@$(call need,tcpdump,tcpdump)
+	@$(call need,openssl,openssl)
+	@$(call need,ps,procps)
 	@$(call need,iperf3,iperf3)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
 
@@ -56,6 +58,7 @@ check: $(BINARY) ## formatting, types and lints of both languages
 	$(BUN) check
 	node_modules/.bin/tsc --noEmit
 	node_modules/.bin/biome lint src test
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy rustfmt
 	cd native && cargo fmt --check
 	cd native && cargo clippy --release --all-targets --locked -- -D warnings
 
