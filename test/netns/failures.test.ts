@@ -3,6 +3,8 @@ import { chmodSync, existsSync, mkdirSync, statSync, writeFileSync } from "node:
 import { dirname, join } from "node:path";
 import { inside, type LabHost } from "../../src/demo/lab.ts";
 import { runProgram, tryProgram } from "../../src/demo/process.ts";
+import { openCertificates } from "../support/certificates.ts";
+import { etcdProgram } from "../support/etcd.ts";
 import {
   binary,
   type Daemon,
@@ -40,11 +42,16 @@ describe.skipIf(refused !== undefined)("failures", () => {
     return host;
   };
 
-  /** Names, states and routes of a host, to compare before and after; counters and timers left out. */
+  /** Links, routes and addresses of a host, to compare before and after; counters left out. */
   const stateOf = async (host: LabHost): Promise<string> => {
     const show = (...args: string[]) => runProgram(["ip", "-n", host.namespace, ...args]);
     const links = (await show("-o", "link")).replace(/ link-netns.*|mtu|qlen \d+/g, "");
-    return [links, await show("route", "show", "table", "all"), await show("-o", "address")].join("\n");
+    const all = [links, await show("route", "show", "table", "all"), await show("-o", "address")].join("\n");
+    // The kernel makes link-local addresses in its own time.
+    return all
+      .split("\n")
+      .filter((line) => !line.includes("fe80::"))
+      .join("\n");
   };
 
   /** Starts a daemon that must end by itself; checks code, message, and that the host is as it was. */
@@ -217,6 +224,78 @@ describe.skipIf(refused !== undefined)("failures", () => {
     expect((await daemon.report()).ready).toBe(false);
     await daemon.child.end();
     expect(await daemon.child.exited).toBe(0);
+  });
+
+  test("no /proc: the runtime ends before our code begins, and nothing was touched", async () => {
+    const net = await overlay(1);
+    const host = first(net);
+    const before = await stateOf(host);
+    const wrap = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"];
+    const daemon = net.startDaemon(host, { engine: "userspace", wrap });
+    expect(await daemon.child.exited).not.toBe(0);
+    expect(await stateOf(host)).toBe(before);
+    expect(existsSync(daemon.subnetFile)).toBe(false);
+  });
+
+  test("a wrong password ends the start at once and stands nowhere", async () => {
+    const net = await overlay(1);
+    for (const command of ["user add root:correct-horse", "user grant-role root root", "auth enable"]) {
+      await net.etcd(...command.split(" "));
+    }
+    const etcd = 'username = "root"';
+    const password = join(net.lab.directory, "password");
+    writeFileSync(password, "wrong-battery\n");
+    const daemon = await expectFailure(
+      net,
+      { engine: "auto", etcd: `${etcd}\npassword_file = "${password}"` },
+      1,
+      ["etcd refused the username or the password"],
+    );
+    expect(daemon.child.errorTail()).not.toContain("wrong-battery");
+    await expectFailure(net, { engine: "auto" }, 1, ["etcd wants a login"]);
+  });
+
+  test("an etcd whose certificate another authority signed ends the start at once", async () => {
+    const net = await overlay(1);
+    using certificates = openCertificates();
+    certificates.authority("ca");
+    const other = certificates.authority("other");
+    const { cert, key } = certificates.issue("server", { by: "ca", names: "IP:10.77.0.254" });
+    const url = "https://10.77.0.254:4379";
+    net.lab.start(net.lab.switchNamespace, [
+      ...[
+        etcdProgram(),
+        "--name",
+        "tls",
+        "--data-dir",
+        join(net.lab.directory, "tls"),
+        "--log-level",
+        "error",
+      ],
+      ...[
+        "--listen-client-urls",
+        url,
+        "--advertise-client-urls",
+        url,
+        "--cert-file",
+        cert,
+        "--key-file",
+        key,
+      ],
+      ...[
+        "--listen-peer-urls",
+        "http://10.77.0.254:4380",
+        "--initial-advertise-peer-urls",
+        "http://10.77.0.254:4380",
+      ],
+      ...["--initial-cluster", "tls=http://10.77.0.254:4380"],
+    ]);
+    await expectFailure(net, { engine: "auto", endpoint: url, etcd: `cafile = "${other}"` }, 1, [
+      "certificate",
+      url,
+    ]);
+    writeFileSync(other, "not a certificate");
+    await expectFailure(net, { engine: "auto", endpoint: url, etcd: `cafile = "${other}"` }, 1, [other]);
   });
 
   test("hostile keys and values beside good ones harm nobody", async () => {
