@@ -3,7 +3,7 @@ import type { Kernel, KernelLink, KernelRoute, RouteSpec } from "../native/ports
 import { parseIpAddress, tryParseIpAddress } from "../net/address.ts";
 import type { Mac } from "../net/mac.ts";
 import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
-import type { Step } from "../plan/diff.ts";
+
 import {
   emptyPlan,
   type LinkItem,
@@ -11,6 +11,7 @@ import {
   type RouteItem,
   type TunLink,
   type VxlanLink,
+  type Step,
 } from "../plan/plan.ts";
 
 /**

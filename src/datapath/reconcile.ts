@@ -2,9 +2,8 @@ import type { Clock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
 import type { Kernel } from "../native/ports.ts";
-import type { TunLink, TunnelItem } from "../plan/plan.ts";
-import { diffPlans, itemKey, type Step } from "../plan/diff.ts";
-import type { Plan } from "../plan/plan.ts";
+import { diffPlans, itemKey } from "../plan/diff.ts";
+import type { Plan, Step, TunLink, TunnelItem } from "../plan/plan.ts";
 import { itemText, stepText } from "../plan/text.ts";
 import {
   applyKernelStep,

@@ -1,12 +1,5 @@
-import { type LinkItem, type Plan, type PlanItem, planItems } from "./plan.ts";
+import { type LinkItem, type Plan, type PlanItem, planItems, type Step } from "./plan.ts";
 import { itemText } from "./text.ts";
-
-/** One change that brings the machine closer to the plan. */
-export interface Step {
-  readonly op: "add" | "change" | "remove";
-  /** What shall be; for a removal, what is. */
-  readonly item: PlanItem;
-}
 
 /**
  * The steps that turn `held` into `wanted`: removals first, last-made first, then additions and changes in

@@ -121,6 +121,13 @@ export type PlanItem =
   | { readonly type: "forward"; readonly value: ForwardItem }
   | { readonly type: "route"; readonly value: RouteItem };
 
+/** One change that brings the machine closer to the plan. */
+export interface Step {
+  readonly op: "add" | "change" | "remove";
+  /** What shall be; for a removal, what is. */
+  readonly item: PlanItem;
+}
+
 /** The items in the order in which they are added: what an item needs stands before it. */
 export function planItems(plan: Plan): PlanItem[] {
   return [

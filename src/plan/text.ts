@@ -1,5 +1,4 @@
-import type { Step } from "./diff.ts";
-import { type Plan, type PlanItem, planItems } from "./plan.ts";
+import { type Plan, type PlanItem, planItems, type Step } from "./plan.ts";
 
 /** The plan, one line an item, in the order in which it is made true. Ends with a newline unless empty. */
 export function planText(plan: Plan): string {

@@ -3,8 +3,8 @@ import { setUpVxlan } from "../../../src/backend/vxlan.ts";
 import type { EngineName } from "../../../src/backend/backend.ts";
 import type { Lease } from "../../../src/lease/lease.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
-import { diffPlans, itemKey, type Step } from "../../../src/plan/diff.ts";
-import { emptyPlan, type Plan, planItems } from "../../../src/plan/plan.ts";
+import { diffPlans, itemKey } from "../../../src/plan/diff.ts";
+import { emptyPlan, type Plan, planItems, type Step } from "../../../src/plan/plan.ts";
 import { itemText, stepText } from "../../../src/plan/text.ts";
 import { testUplink, vxlanLease } from "../../support/leases.ts";
 
