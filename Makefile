@@ -47,6 +47,8 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,ip,iproute2)
 	@$(call need,ethtool,ethtool)
 	@$(call need,tcpdump,tcpdump)
+	@$(call need,iptables-legacy,iptables)
+	@$(call need,nft,nftables)
 	@$(call need,openssl,openssl)
 	@$(call need,ps,procps)
 	@$(call need,iperf3,iperf3)

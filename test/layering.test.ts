@@ -11,6 +11,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
   [
     "command",
     [
+      "bench",
       "demo",
       "daemon.ts",
       "overlay.ts",
@@ -28,6 +29,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
       "version.ts",
     ],
   ],
+  ["bench", ["demo", "native", "store", "lease", "status", "version.ts"]],
   ["demo", ["status"]],
   [
     "daemon.ts",

@@ -144,7 +144,9 @@ describe("bench flags", () => {
     expect(options().modes).toEqual(["wire"]);
     expect(options().rows).toEqual([...rowSpecs]);
     expect(options().rounds).toBeGreaterThanOrEqual(5);
+    expect(options().leases).toEqual([1, 100, 1_000, 10_000]);
     expect(options({ quick: "true" }).rounds).toBe(3);
+    expect(options({ rows: "rtt/default" })).toMatchObject({ rows: [{ name: "rtt/default" }], leases: [] });
     expect(options({ quick: "true", rounds: "1", seconds: "0.3" })).toMatchObject({
       rounds: 1,
       seconds: 0.3,

@@ -29,6 +29,12 @@ const report: Report = {
   ],
   skipped: [{ name: "tinc", reason: "tinc is not installed" }],
   drops: [{ design: "userspace", mode: "wire", reasons: { multicast: 4 } }],
+  facts: [
+    { name: "binary", value: 114.1, unit: "MiB" },
+    { name: "leases-1/idle-rss", value: 80, unit: "MiB" },
+    { name: "leases-1/lease-to-packet", value: 12.3, unit: "ms" },
+    { name: "leases-10000/idle-rss", value: 120, unit: "MiB" },
+  ],
   machine: {
     cpu: "Some CPU",
     cores: 2,
@@ -60,6 +66,15 @@ test("bench: what was not measured and what was dropped is said", () => {
     expect(text).toContain("Linux 6.1.0, 2000-01-01; 2 s a run");
     expect(text).not.toContain("others kept");
   }
+});
+
+test("bench: the control plane has a line for each number of leases, with a gap where nothing was measured", () => {
+  const lines = reportMarkdown(report).split("\n");
+  expect(lines).toContain("| leases | idle-rss, MiB | lease-to-packet, ms |");
+  expect(lines).toContain("| 1 | 80.0 | 12.3 |");
+  expect(lines).toContain("| 10000 | 120 |  |");
+  expect(reportText(report)).toContain("The binary has 114 MiB.");
+  expect(reportText({ ...report, facts: [] })).not.toContain("leases");
 });
 
 test("bench: JSON is one line with the rows as they are", () => {

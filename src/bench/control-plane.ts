@@ -1,0 +1,258 @@
+import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { systemClock } from "../base/clock.ts";
+import { FlannelError } from "../base/error.ts";
+import { startEtcd } from "../demo/etcd.ts";
+import { type Lab, type LabHost, openLab } from "../demo/lab.ts";
+import type { Child } from "../demo/process.ts";
+import { readReport } from "../status/admin-socket.ts";
+import type { StatusReport } from "../status/report.ts";
+import { device, overlayMtuBytes, port, vni } from "./address.ts";
+import type { EngineSetup } from "./agent.ts";
+import { ip } from "./pair.ts";
+import { resultOf, runInside, startAgent } from "./program.ts";
+
+/** A figure with no other to compare it with. */
+export interface Fact {
+  readonly name: string;
+  readonly value: number;
+  readonly unit: string;
+}
+
+const network = "100.64.0.0/10";
+const dripPort = 5204;
+const readyMsMax = 120_000;
+const packetMsMax = 20_000;
+const idleSeconds = 2;
+
+/**
+ * A daemon on a real store, for each number of leases: start to ready, memory, how long a new lease takes until the
+ * first packet arrives at its host, and the engine's table by itself. Progress by `say`.
+ */
+export async function benchControlPlane(
+  leaseCounts: readonly number[],
+  { say, stop }: { say: (text: string) => void; stop: AbortSignal },
+): Promise<Fact[]> {
+  await using lab = await openLab("bench", 2);
+  const onStop = () => void lab[Symbol.asyncDispose]();
+  stop.addEventListener("abort", onStop);
+  using _ = { [Symbol.dispose]: () => stop.removeEventListener("abort", onStop) };
+  const [own, far] = lab.hosts;
+  if (own === undefined || far === undefined) throw new Error("two hosts");
+  const { endpoint } = startEtcd(lab);
+  await waitEtcd(lab, endpoint);
+  await joinFar(lab, far);
+  const facts: Fact[] = [{ name: "binary", value: statSync(process.execPath).size / 2 ** 20, unit: "MiB" }];
+  for (const leases of leaseCounts) {
+    say(`control plane: ${leases} leases`);
+    facts.push(...(await benchLeases({ lab, own, far, endpoint, leases }, stop)));
+  }
+  return facts.map((fact) => ({ ...fact, value: Number(fact.value.toPrecision(4)) }));
+}
+
+interface Bed {
+  readonly lab: Lab;
+  readonly own: LabHost;
+  readonly far: LabHost;
+  readonly endpoint: string;
+  readonly leases: number;
+}
+
+async function benchLeases(bed: Bed, stop: AbortSignal): Promise<Fact[]> {
+  const { lab, own, far, endpoint, leases } = bed;
+  const prefix = `/bench/${leases}`;
+  const directory = join(lab.directory, `leases-${leases}`);
+  mkdirSync(directory, { mode: 0o700 });
+  await put(bed, [
+    [`${prefix}/config`, JSON.stringify({ Network: network, SubnetLen: 24, Backend: { Type: "vxlan" } })],
+    ...Array.from({ length: leases }, (_, at) => leaseEntry(prefix, at, peerEndpoint(at))),
+  ]);
+  const runDir = join(directory, "run");
+  writeFileSync(
+    join(directory, "config.toml"),
+    `[uplink]
+interface = ["eth0"]
+[store.etcd]
+endpoints = ["${endpoint}"]
+prefix = "${prefix}"
+[datapath]
+engine = "userspace"
+[host]
+run_dir = "${runDir}"
+state_dir = "${join(directory, "state")}"
+subnet_file = "${join(directory, "subnet.env")}"
+`,
+  );
+  const startedAt = performance.now();
+  const daemon = lab.start(own.namespace, [
+    process.execPath,
+    "run",
+    "--config",
+    join(directory, "config.toml"),
+  ]);
+  try {
+    const report = await waitReady(daemon, { runDir, leases }, stop);
+    const readyMs = performance.now() - startedAt;
+    const cpuBefore = processCpuSeconds(daemon.pid);
+    await systemClock.sleep(idleSeconds * 1000, stop).catch(() => undefined);
+    const idleCpu = (processCpuSeconds(daemon.pid) - cpuBefore) / idleSeconds;
+    const rssMiB = residentMiB(daemon.pid);
+    // Not our own either.
+    const next = firstAdded + (report.lease?.subnets[0] === `${subnetAt(firstAdded)}/24` ? 1 : 0);
+    const packetMs = await leaseToPacket(bed, leaseEntry(prefix, next, far.address), subnetAt(next));
+    const fact = (name: string, value: number, unit: string) => ({
+      name: `leases-${leases}/${name}`,
+      value,
+      unit,
+    });
+    return [
+      fact("start-to-ready", readyMs, "ms"),
+      fact("idle-rss", rssMiB, "MiB"),
+      fact("idle-cpu", idleCpu * 100, "% of a core"),
+      fact("lease-to-packet", packetMs, "ms"),
+      fact("table-swap", await tableSwapMs(bed), "ms"),
+    ];
+  } finally {
+    await daemon.end();
+    await ip(own.namespace, `link delete ${device}`);
+  }
+}
+
+/** From the moment that the store has a lease to the first datagram at its host. */
+async function leaseToPacket(bed: Bed, entry: Entry, subnet: string): Promise<number> {
+  const { lab, own, far } = bed;
+  // The far host takes whatever is sent to that subnet, which may be that of an earlier round.
+  await ip(far.namespace, `route replace local ${subnet}/24 dev lo`);
+  const arrival = await startAgent(lab, far.namespace, ["bench-first", `${dripPort}`]);
+  const drip = await startAgent(lab, own.namespace, ["bench-drip", subnet, `${dripPort}`]);
+  const timer = setTimeout(() => void arrival.child.end(0), packetMsMax);
+  try {
+    const [stored, arrived] = await Promise.all([put(bed, [entry]), resultOf<{ at: number }>(arrival)]);
+    // The daemon may hear of it before the writer has its answer.
+    return Math.max(0, arrived.at - stored.at);
+  } finally {
+    clearTimeout(timer);
+    await drip.child.end();
+    await arrival.child.end();
+  }
+}
+
+async function tableSwapMs({ lab, own, leases }: Bed): Promise<number> {
+  const setup: EngineSetup = {
+    options: { device: "fl-table", port: port + 1, local: own.address, mtuBytes: overlayMtuBytes },
+    table: {
+      vni,
+      vtepMac: farMac,
+      overlay: [network],
+      strict: "overlay",
+      allowSources: [],
+      peers: Array.from({ length: leases }, (_, at) => ({
+        subnets: [`${subnetAt(at)}/24`],
+        endpoint: peerEndpoint(at),
+        mac: macAt(at),
+      })),
+    },
+  };
+  const file = join(lab.directory, `table-${leases}.json`);
+  writeFileSync(file, JSON.stringify(setup));
+  const output = await runInside(lab, own.namespace, [process.execPath, "bench-table", file], packetMsMax);
+  return (JSON.parse(output) as { swapMs: number }).swapMs;
+}
+
+/** The host of the leases that are added: an engine that believes anybody. */
+async function joinFar(lab: Lab, far: LabHost): Promise<void> {
+  const setup: EngineSetup = {
+    options: { device, port, local: far.address, mtuBytes: overlayMtuBytes },
+    table: { vni, vtepMac: farMac, overlay: [network], strict: "off", allowSources: [], peers: [] },
+  };
+  const file = join(lab.directory, "far.json");
+  writeFileSync(file, JSON.stringify(setup));
+  await startAgent(lab, far.namespace, ["bench-engine", file]);
+  await ip(far.namespace, `link set ${device} mtu ${overlayMtuBytes} up`);
+}
+
+type Entry = readonly [key: string, value: string];
+
+const farMac = "0e:2a:00:01:00:00";
+
+function leaseEntry(prefix: string, at: number, publicIp: string): Entry {
+  const mac = at >= firstAdded ? farMac : macAt(at);
+  const backend = { BackendType: "vxlan", BackendData: { VNI: vni, VtepMAC: mac } };
+  return [`${prefix}/subnets/${subnetAt(at)}-24`, JSON.stringify({ PublicIP: publicIp, ...backend })];
+}
+
+/** Leases from here on are added while the daemon runs. */
+const firstAdded = 15_000;
+
+/** The network has 16,384. */
+function subnetAt(at: number): string {
+  return `100.${64 + (at >> 8)}.${at & 0xff}.0`;
+}
+
+function peerEndpoint(at: number): string {
+  return `10.78.${at >> 8}.${at & 0xff}`;
+}
+
+function macAt(at: number): string {
+  const hex = (byte: number) => byte.toString(16).padStart(2, "0");
+  return `0e:2a:00:00:${hex(at >> 8)}:${hex(at & 0xff)}`;
+}
+
+async function put({ lab, endpoint }: Pick<Bed, "lab" | "endpoint">, entries: readonly Entry[]) {
+  const file = join(lab.directory, "put.json");
+  writeFileSync(file, JSON.stringify(entries));
+  const command = [process.execPath, "bench-put", endpoint, file];
+  return JSON.parse(await runInside(lab, lab.switchNamespace, command, readyMsMax)) as { at: number };
+}
+
+async function waitEtcd(lab: Lab, endpoint: string): Promise<void> {
+  const deadline = performance.now() + packetMsMax;
+  for (;;) {
+    try {
+      await put({ lab, endpoint }, [["/bench/up", ""]]);
+      return;
+    } catch (error) {
+      if (performance.now() > deadline) throw error;
+      await systemClock.sleep(100);
+    }
+  }
+}
+
+/** Waits until the daemon carries traffic to all its peers. */
+async function waitReady(
+  daemon: Child,
+  { runDir, leases }: { runDir: string; leases: number },
+  stop: AbortSignal,
+): Promise<StatusReport> {
+  let ended = false;
+  void daemon.exited.then(() => {
+    ended = true;
+  });
+  const deadline = performance.now() + readyMsMax;
+  while (performance.now() < deadline && !stop.aborted && !ended) {
+    const report = await readReport(runDir).catch(() => undefined);
+    if (report?.ready && report.settled && report.peers.length >= leases && report.missing.length === 0) {
+      return report;
+    }
+    await systemClock.sleep(10);
+  }
+  throw new FlannelError(
+    "bench/daemon",
+    "the daemon did not become ready",
+    { leases },
+    { cause: new Error(daemon.errorTail().trim().split("\n").at(-1)) },
+  );
+}
+
+/** CPU time that a process has used (proc_pid_stat(5), fields 14 and 15). */
+function processCpuSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  // The name may have spaces and parentheses.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+function residentMiB(pid: number): number {
+  const kibibytes = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+  return Number(kibibytes ?? Number.NaN) / 1024;
+}

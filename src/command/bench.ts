@@ -1,0 +1,142 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { errorText, FlannelError } from "../base/error.ts";
+import { type BenchOptions, benchPackets } from "../bench/bench.ts";
+import { benchControlPlane } from "../bench/control-plane.ts";
+import { describeMachine } from "../bench/machine.ts";
+import { modes } from "../bench/mode.ts";
+import { plotRatios } from "../bench/plot.ts";
+import { type Report, reportJson, reportMarkdown, reportText } from "../bench/report.ts";
+import { rowSpecs } from "../bench/row.ts";
+import type { CommandFlag } from "../config/load.ts";
+import { jsonFlag } from "./command.ts";
+import { requireRoot } from "./run.ts";
+
+export const benchFlags: readonly CommandFlag[] = [
+  jsonFlag,
+  { name: "quick", isBool: true, doc: "Fewer and shorter rounds." },
+  { name: "mode", isBool: false, doc: `What the link does: comma list of ${modes.join(", ")}.` },
+  { name: "rows", isBool: false, doc: "Comma list of rows; without it all, and the control plane." },
+  { name: "rounds", isBool: false, doc: "How often everything is measured, 1 to 100." },
+  { name: "seconds", isBool: false, doc: "Duration of one run, 0.1 to 60; TCP takes whole seconds." },
+  { name: "write-docs", isBool: false, doc: "Also write README.md and bench.svg into this directory." },
+];
+
+const full = { rounds: 7, seconds: 2, leases: [1, 100, 1_000, 10_000] };
+const quick = { rounds: 3, seconds: 0.5, leases: [1, 1_000] };
+
+/**
+ * Measures our engines against the kernel's and others'. Progress goes to standard error.
+ * @throws FlannelError `bench/interrupted`, `config/invalid`, `command/not-root` and what measuring fails with
+ */
+export async function bench(
+  flags: ReadonlyMap<string, string>,
+  stop: AbortSignal,
+): Promise<{ output: string }> {
+  const options = benchOptions(flags);
+  requireRoot("bench");
+  try {
+    return await measureAll(options, flags, stop);
+  } catch (error) {
+    // What was under way failed because all it stood on was removed.
+    throw stop.aborted ? new FlannelError("bench/interrupted", "stopped before the end") : error;
+  }
+}
+
+async function measureAll(
+  options: ReturnType<typeof benchOptions>,
+  flags: ReadonlyMap<string, string>,
+  stop: AbortSignal,
+): Promise<{ output: string }> {
+  const machine = await describeMachine(stop);
+  const control = await controlPlane(options.leases, stop);
+  const packets = await benchPackets(options, { say, stop });
+  const skipped = [...packets.skipped, ...control.skipped];
+  const report: Report = { ...packets, skipped, facts: control.facts, machine, seconds: options.seconds };
+  const directory = flags.get("write-docs");
+  if (directory !== undefined) {
+    mkdirSync(directory, { recursive: true });
+    writeFileSync(join(directory, "README.md"), reportMarkdown(report));
+    const title =
+      "Ratio to the kernel's vxlan device, or to what the row's name says (↓ less is better, | must)";
+    writeFileSync(join(directory, "bench.svg"), plotRatios(report.rows, title));
+  }
+  return { output: flags.get("json") === "true" ? reportJson(report) : reportText(report) };
+}
+
+/** Its failure is told in the report: the packets are measured all the same. */
+async function controlPlane(
+  leases: readonly number[],
+  stop: AbortSignal,
+): Promise<Pick<Report, "facts" | "skipped">> {
+  if (leases.length === 0) return { facts: [], skipped: [] };
+  try {
+    return { facts: await benchControlPlane(leases, { say, stop }), skipped: [] };
+  } catch (error) {
+    if (stop.aborted || !(error instanceof FlannelError)) throw error;
+    return { facts: [], skipped: [{ name: "control plane", reason: errorText(error) }] };
+  }
+}
+
+/** @throws FlannelError `config/invalid` */
+export function benchOptions(
+  flags: ReadonlyMap<string, string>,
+): BenchOptions & { readonly leases: readonly number[] } {
+  const { rounds, seconds, leases } = flags.get("quick") === "true" ? quick : full;
+  const chosen = (flags.get("rows") ?? "") !== "";
+  return {
+    leases: chosen ? [] : leases,
+    modes: listed(flags.get("mode") ?? "wire", "mode", modes),
+    rows: listed(
+      flags.get("rows"),
+      "rows",
+      rowSpecs.map(({ name }) => name),
+    ).flatMap((name) => rowSpecs.filter((row) => row.name === name)),
+    rounds: numberOf(flags.get("rounds"), {
+      flag: "rounds",
+      fallback: rounds,
+      min: 1,
+      max: 100,
+      whole: true,
+    }),
+    seconds: numberOf(flags.get("seconds"), {
+      flag: "seconds",
+      fallback: seconds,
+      min: 0.1,
+      max: 60,
+      whole: false,
+    }),
+  };
+}
+
+function listed<T extends string>(text: string | undefined, flag: string, known: readonly T[]): T[] {
+  if (text === undefined || text === "") return [...known];
+  return text.split(",").map((name) => {
+    const found = known.find((one) => one === name);
+    if (found === undefined) throw usage(`-${flag}: ${JSON.stringify(name)} is none of ${known.join(", ")}`);
+    return found;
+  });
+}
+
+function numberOf(
+  text: string | undefined,
+  {
+    flag,
+    fallback,
+    min,
+    max,
+    whole,
+  }: { flag: string; fallback: number; min: number; max: number; whole: boolean },
+): number {
+  const value = text === undefined || text === "" ? fallback : Number(text);
+  if (value >= min && value <= max && (!whole || Number.isInteger(value))) return value;
+  throw usage(`-${flag} must be ${whole ? "a whole number " : ""}from ${min} to ${max}`);
+}
+
+function usage(message: string): FlannelError {
+  return new FlannelError("config/invalid", message, {}, { exitCode: 2 });
+}
+
+function say(text: string): void {
+  process.stderr.write(`bench: ${text}\n`);
+}
