@@ -1,4 +1,5 @@
 import type { Clock } from "./base/clock.ts";
+import { errorText } from "./base/error.ts";
 import { runGroup } from "./base/group.ts";
 import type { Log } from "./base/log.ts";
 import { leaseVtepMac } from "./backend/vxlan.ts";
@@ -7,6 +8,7 @@ import { openReconciler, type Reconciler } from "./datapath/reconcile.ts";
 import { openUserspaceEngines } from "./datapath/userspace.ts";
 import { claimDevice } from "./host/claim.ts";
 import { readIdentity } from "./host/identity.ts";
+import { type Firewall, openFirewall } from "./host/firewall/firewall.ts";
 import { enableIpForward } from "./host/ip-forward.ts";
 import { readSavedMac, saveMac } from "./host/saved-mac.ts";
 import { openServiceManager } from "./host/sd-notify.ts";
@@ -19,11 +21,11 @@ import { type Keeper, openKeeper, resumeKeeper } from "./network/keeper.ts";
 import { openNetwork } from "./network/network.ts";
 import { compareNetworkConfig, waitForNetworkConfig } from "./network/network-config.ts";
 import { signOff } from "./network/sign-off.ts";
-import { decideOverlay, ownerMark } from "./overlay.ts";
+import { decideOverlay, firewallOptions, ownerMark } from "./overlay.ts";
 import { emptyPlan, type Plan } from "./plan/plan.ts";
 import { remember, type Remembered } from "./remembered.ts";
 import { openAdminSocket } from "./status/admin-socket.ts";
-import { assembleReport, type Progress } from "./status/assemble.ts";
+import { assembleReport, isReady, type Progress } from "./status/assemble.ts";
 import { openStore } from "./store/open.ts";
 
 export interface DaemonContext {
@@ -144,9 +146,25 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   });
   progress.network = loop;
 
+  const firewall = openFirewall(firewallOptions(config, overlay), {
+    addon,
+    log,
+    clock,
+    onChange: () => {
+      if (progress.up) announce();
+    },
+  });
+  progress.firewall = firewall;
+  const announce = () => {
+    progress.phase = phaseText(keeper, snapshot, firewall);
+    if (isReady(progress)) service.ready(progress.phase);
+    else service.status(progress.phase);
+  };
+
   const publishSubnets = () => {
     const { subnets } = keeper.lease;
-    writeSubnetEnv(config.host, { network, subnets, mtuBytes: backend.mtuBytes, ipMasq: false });
+    const { ipMasq } = config.host;
+    writeSubnetEnv(config.host, { network, subnets, mtuBytes: backend.mtuBytes, ipMasq });
   };
   let publishedSubnet = leaseKey(keeper.lease.subnets);
   const onOwnLease = () => {
@@ -154,7 +172,8 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     if (keeper.conflict !== undefined) writer.forget();
     else saveMac(config.host.stateDir, device, leaseVtepMac(keeper.lease), log);
     if (!progress.up) return;
-    enter(phaseText(keeper, snapshot));
+    firewall.want(keeper.lease.subnets);
+    announce();
     if (leaseKey(keeper.lease.subnets) !== publishedSubnet) publishSubnets();
     publishedSubnet = leaseKey(keeper.lease.subnets);
   };
@@ -170,12 +189,17 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     if (inner.aborted) return;
     throwIfNoDevice(await reconciler.pass());
     if (config.host.ipForward) enableIpForward([...new Set(overlay.ranges.map(({ family }) => family))], log);
+    firewall.want(keeper.lease.subnets);
+    await firewall.ensure();
     publishSubnets();
     progress.up = true;
-    progress.phase = phaseText(keeper, snapshot);
-    service.ready(progress.phase);
-    log.info("ready", { subnet: leaseKey(keeper.lease.subnets), device, engine: overlay.engine.engine });
-    await reconciler.run(inner);
+    announce();
+    log.info(isReady(progress) ? "ready" : "up, but not ready", {
+      subnet: leaseKey(keeper.lease.subnets),
+      device,
+      engine: overlay.engine.engine,
+    });
+    await Promise.all([reconciler.run(inner), firewall.run(inner)]);
   };
   const inherited = (await reconciler.preview(emptyPlan)).length > 0;
   try {
@@ -192,6 +216,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       reconciler.want(last);
       await reconciler.pass();
     }
+    if (onStop === "remove") await removeFirewall(firewall, log);
     await signOff(keeper.lease, { store, node, log, clock });
   }
 }
@@ -208,10 +233,23 @@ function planAtStop(onStop: Config["datapath"]["onStop"], kernelPlan: () => Plan
   }
 }
 
+async function removeFirewall(firewall: Firewall, log: Log): Promise<void> {
+  try {
+    for (const rule of await firewall.remove()) log.info("removed", { rule });
+  } catch (error) {
+    log.error("firewall rules could not be removed", { error: errorText(error) });
+  }
+}
+
 /** What a daemon does that is up. */
-function phaseText({ lease, conflict, trouble }: Keeper, snapshot: Snapshot | undefined): string {
+function phaseText(
+  { lease, conflict, trouble }: Keeper,
+  snapshot: Snapshot | undefined,
+  { blocked }: Firewall,
+): string {
   const subnet = leaseKey(lease.subnets);
   if (conflict !== undefined) return `stopped sending: ${subnet} belongs to ${conflict}`;
+  if (blocked !== undefined) return `carrying traffic for ${subnet} without masquerading: ${blocked}`;
   if (snapshot === undefined || trouble === undefined) return `carrying traffic for ${subnet}`;
   return `carrying traffic for ${subnet} without the store, by the leases seen until ${snapshot.savedAt.toISOString()}`;
 }

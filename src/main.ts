@@ -1,17 +1,19 @@
 import { writeSync } from "node:fs";
+import { basename } from "node:path";
 import { errorText, FlannelError } from "./base/error.ts";
 import { commands } from "./command/commands.ts";
-import { transferCommands } from "./command/transfer.ts";
+import { dockerOptsProgram } from "./command/docker-opts.ts";
+import { internalCommands } from "./command/internal.ts";
 import { helpText } from "./config/help.ts";
 import { askedFor, loadConfig } from "./config/load.ts";
 import { version } from "./version.ts";
 
-process.exit(await main(process.argv.slice(2)));
+process.exit(await main([...commandOfName(process.argv0), ...process.argv.slice(2)]));
 
 /** @returns the exit code: 0 fine; 2 configuration, flags, not root; 1 anything else */
 async function main(argv: readonly string[]): Promise<number> {
   try {
-    const internal = transferCommands[argv[0] ?? ""];
+    const internal = internalCommands[argv[0] ?? ""];
     if (internal !== undefined) {
       await internal(argv.slice(1));
       return 0;
@@ -29,6 +31,11 @@ async function main(argv: readonly string[]): Promise<number> {
       );
     }
     const flags = named === undefined ? argv : argv.slice(1);
+    if (command.ownSyntax !== undefined) {
+      const isNamedSo = commandOfName(process.argv0).length > 0;
+      const program = isNamedSo ? process.argv0 : `flannel-lite ${command.name}`;
+      return await command.ownSyntax(program, flags, process.env);
+    }
     const asked = askedFor(flags, command.flags);
     if (asked === "help") return print(helpText({ commands }));
     if (asked === "version") return print(`flannel-lite ${version}\n`);
@@ -46,6 +53,11 @@ async function main(argv: readonly string[]): Promise<number> {
     complain(error instanceof FlannelError ? `error: ${errorText(error)}` : bugText(error));
     return error instanceof FlannelError ? error.exitCode : 1;
   }
+}
+
+/** The command that another program's name stands for. */
+function commandOfName(program: string): string[] {
+  return basename(program) === dockerOptsProgram ? ["docker-opts"] : [];
 }
 
 function noFile(): never {

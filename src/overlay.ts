@@ -3,6 +3,8 @@ import { createHash } from "node:crypto";
 import type { BackendSetup } from "./backend/backend.ts";
 import { setUpBackend } from "./backend/open.ts";
 import type { NetworkConfig } from "./config/network.ts";
+import type { FirewallOptions } from "./host/firewall/firewall.ts";
+import { readSubnetEnvNetworks } from "./host/subnet-env.ts";
 import { chooseEngine, type EngineChoice, probeTun } from "./datapath/engine-choice.ts";
 import type { NodeIdentity } from "./lease/lease.ts";
 import type { Prefix } from "./net/prefix.ts";
@@ -31,6 +33,7 @@ export function decideOverlay(
     },
     strict: config.datapath.strict,
     allowSources: config.datapath.allowSources,
+    latency: config.datapath.latency,
     nodeId: node.id,
   });
   const engine = chooseEngine({
@@ -49,4 +52,30 @@ export function ownerMark(config: Config): string {
   const mark = `flannel-lite ${config.store.etcd.prefix}`;
   if (Buffer.byteLength(mark) <= aliasBytesMax) return mark;
   return `flannel-lite ${createHash("sha256").update(mark).digest("hex")}`;
+}
+
+/** What the packet filter shall hold for `overlay`; what the run before left is told by subnet.env. */
+export function firewallOptions(
+  config: Config,
+  { network, ranges }: Pick<Overlay, "network" | "ranges">,
+): FirewallOptions {
+  const { host } = config;
+  return {
+    engine: host.firewall,
+    enableNftables: network.enableNftables,
+    masquerade: host.ipMasq,
+    forward: host.forwardRules,
+    noMasquerade: host.noMasquerade,
+    fullyRandom: !host.ipMasqFullyRandomDisable,
+    table: firewallTable(config),
+    ranges,
+    previous: readSubnetEnvNetworks(host.subnetFile),
+  };
+}
+
+/** Our nftables table; networks other than the usual one have one each. */
+export function firewallTable({ store }: Config): string {
+  const { prefix } = store.etcd;
+  if (prefix === "/coreos.com/network") return "flannel-lite";
+  return `flannel-lite-${createHash("sha256").update(prefix).digest("hex").slice(0, 8)}`;
 }

@@ -6,7 +6,7 @@ import { type Family, type IpAddress, familyBits } from "../net/address.ts";
 import { localMac, type Mac, parseMac } from "../net/mac.ts";
 import type { Prefix } from "../net/prefix.ts";
 import type { Uplink } from "../net/uplink.ts";
-import { emptyPlan, type LinkItem, type Plan, type Strict } from "../plan/plan.ts";
+import { emptyPlan, type Latency, type LinkItem, type Plan, type Strict } from "../plan/plan.ts";
 import type { BackendPlan, BackendSetup, EngineName } from "./backend.ts";
 import { compareSubnets, type RefusedPeer, selectPeers } from "./peers.ts";
 
@@ -38,6 +38,7 @@ export interface BackendContext {
   readonly subnetLengths: Readonly<Partial<Record<Family, number>>>;
   readonly strict: Strict;
   readonly allowSources: readonly Prefix[];
+  readonly latency: Latency;
   /** Our own, which tells hosts apart where a MAC must be derived. */
   readonly nodeId: string;
 }
@@ -193,6 +194,7 @@ function planVxlan(
               overlay,
               strict: context.strict,
               allowSources: context.allowSources,
+              latency: context.latency,
             },
           ],
           forwards: subnets.map(({ subnet, publicIp, mac }) => ({ device, to: subnet, via: publicIp, mac })),

@@ -4,16 +4,18 @@ import { silentLog } from "../base/log.ts";
 import type { Config } from "../config/schema.ts";
 import { openReconciler } from "../datapath/reconcile.ts";
 import { openUserspaceEngines } from "../datapath/userspace.ts";
-import { removeOwnSubnetEnv } from "../host/subnet-env.ts";
+import { openFirewall } from "../host/firewall/firewall.ts";
+import { isOwnSubnetEnv, readSubnetEnvNetworks, removeOwnSubnetEnv } from "../host/subnet-env.ts";
 import { openAddon } from "../native/addon.ts";
-import { ownerMark } from "../overlay.ts";
+import type { Addon } from "../native/ports.ts";
+import { firewallTable, ownerMark } from "../overlay.ts";
 import { emptyPlan } from "../plan/plan.ts";
 import { stepText } from "../plan/text.ts";
 import { readReport } from "../status/admin-socket.ts";
 import { requireRoot } from "./run.ts";
 
 /**
- * Removes the devices, routes and files that a stopped daemon with this configuration left, and nothing else.
+ * Removes the devices, routes, firewall rules and files that a stopped daemon with this configuration left, and nothing else.
  * The lease stays in the store, so that the host gets the same subnet back; forwarding stays on.
  * @returns one line a removal
  */
@@ -44,7 +46,27 @@ export async function cleanup(config: Config, { json }: { json: boolean }): Prom
   kernel.close();
   if (failed[0] !== undefined) throw failed[0].error;
   const removed = steps.map(stepText);
+  removed.push(...(await removeFirewallRules(config, addon)));
   if (removeOwnSubnetEnv(config.host)) removed.push(`- file ${config.host.subnetFile}`);
   if (json) return `${JSON.stringify({ removed })}\n`;
   return removed.length === 0 ? "nothing of ours is here\n" : removed.map((line) => `${line}\n`).join("");
+}
+
+/** Rules in iptables are known as ours by the network that our subnet.env names. */
+async function removeFirewallRules(config: Config, addon: Addon): Promise<string[]> {
+  const firewall = openFirewall(
+    {
+      engine: "auto",
+      enableNftables: false,
+      masquerade: false,
+      forward: false,
+      noMasquerade: [],
+      fullyRandom: false,
+      table: firewallTable(config),
+      ranges: [],
+      previous: isOwnSubnetEnv(config.host) ? readSubnetEnvNetworks(config.host.subnetFile) : [],
+    },
+    { addon, log: silentLog, clock: systemClock },
+  );
+  return (await firewall.remove()).map((rule) => `- firewall ${rule}`);
 }

@@ -19,6 +19,15 @@ export interface Command {
   readonly unconfigured?: boolean;
   /** Whether a second signal ends the process where it stands; else the command always cleans up. */
   readonly abandonable?: boolean;
+  /**
+   * Takes the place of `run` where the command is another program's, with that one's command line.
+   * @returns the exit code; what there is to say is said
+   */
+  ownSyntax?(
+    program: string,
+    argv: readonly string[],
+    env: Readonly<Record<string, string | undefined>>,
+  ): Promise<number>;
   /** @returns what belongs on standard output, and the exit code where it is not 0 */
   run(input: CommandInput): Promise<{ readonly output: string; readonly exitCode?: number }>;
 }

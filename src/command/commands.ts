@@ -1,8 +1,10 @@
 import { FlannelError } from "../base/error.ts";
 import { version } from "../version.ts";
+import { bench, benchFlags } from "./bench.ts";
 import { checkFlags, checkOutput } from "./check.ts";
 import { cleanup } from "./cleanup.ts";
 import { type Command, jsonFlag } from "./command.ts";
+import { dockerOpts, dockerOptsProgram } from "./docker-opts.ts";
 import { type DemoEngine, demo, demoEngines } from "./demo.ts";
 import { plan } from "./plan.ts";
 import { run } from "./run.ts";
@@ -44,9 +46,17 @@ export const commands: readonly Command[] = [
   },
   {
     name: "cleanup",
-    doc: "Remove the devices, routes and files a stopped daemon left; nothing of others.",
+    doc: "Remove the devices, routes, firewall rules and files a stopped daemon left; nothing of others.",
     flags: [jsonFlag],
     run: async ({ loaded }) => ({ output: await cleanup(loaded.config, { json: isSet(loaded, "json") }) }),
+  },
+  {
+    name: "docker-opts",
+    doc: `Write Docker's options from subnet.env; takes what ${dockerOptsProgram} takes, and is it under that name.`,
+    unconfigured: true,
+    flags: [],
+    ownSyntax: dockerOpts,
+    run: async () => ({ output: "" }),
   },
   {
     name: "demo",
@@ -70,6 +80,13 @@ export const commands: readonly Command[] = [
       );
       return { output, exitCode: ok ? 0 : 1 };
     },
+  },
+  {
+    name: "bench",
+    doc: "Measure the engines against the kernel's in network namespaces; remove everything.",
+    unconfigured: true,
+    flags: benchFlags,
+    run: ({ loaded, stop }) => bench(loaded.commandFlags, stop),
   },
   {
     name: "version",

@@ -1,5 +1,12 @@
 import type { GivenFlag } from "./flags.ts";
-import { flanneldFlagsNotHere, flanneldVariable, type Setting, type Spelling, settings } from "./schema.ts";
+import {
+  flanneldFlagsNotHere,
+  flanneldFlagsWithoutEffect,
+  flanneldVariable,
+  type Setting,
+  type Spelling,
+  settings,
+} from "./schema.ts";
 import { didYouMean, mostSimilar } from "./similar.ts";
 import { type Given, parseRaw, partAt, shown, type Source } from "./source.ts";
 
@@ -39,6 +46,31 @@ export function fromEnvironment(env: Readonly<Record<string, string | undefined>
     }
   }
   return { given, problems, warnings: unknownVariables(env) };
+}
+
+/**
+ * What is to be said of flanneld's flags and variables that have no effect here: a warning each, and a problem
+ * where the value is one that flanneld would not read.
+ */
+export function withoutEffect(
+  flags: readonly GivenFlag[],
+  env: Readonly<Record<string, string | undefined>>,
+): { readonly warnings: readonly string[]; readonly problems: readonly string[] } {
+  const warnings: string[] = [];
+  const problems: string[] = [];
+  for (const { name, form, reason } of flanneldFlagsWithoutEffect) {
+    const variable = flanneldVariable(name);
+    const given = flags
+      .filter((flag) => flag.name === name)
+      .map(({ text }) => ({ where: `flag -${name}`, text }));
+    if ((env[variable] ?? "") !== "") given.push({ where: variable, text: env[variable] ?? "" });
+    for (const { where, text } of given) {
+      const result = form.parse(text);
+      if ("refused" in result) problems.push(`invalid value ${shown(text)} for ${where}: ${result.refused}`);
+      else warnings.push(`${where} has no effect: ${reason}`);
+    }
+  }
+  return { warnings: [...new Set(warnings)], problems };
 }
 
 interface Occurrences {
@@ -95,7 +127,11 @@ function parseTexts(
 }
 
 function unknownVariables(env: Readonly<Record<string, string | undefined>>): string[] {
-  const known = settings.flatMap(({ variables }) => variables.map(({ name }) => name)).concat(configVariable);
+  const known = [
+    ...settings.flatMap(({ variables }) => variables.map(({ name }) => name)),
+    ...flanneldFlagsWithoutEffect.map(({ name }) => flanneldVariable(name)),
+    configVariable,
+  ];
   const notHere = flanneldFlagsNotHere.map(flanneldVariable);
   return Object.keys(env)
     .filter(

@@ -1,6 +1,6 @@
 import { configVariable } from "./from-text.ts";
 import { type CommandFlag, defaultConfigPath, ownFlags } from "./load.ts";
-import { flanneldVariable, sections, type Setting } from "./schema.ts";
+import { flanneldFlagsWithoutEffect, flanneldVariable, sections, type Setting } from "./schema.ts";
 import { commaForm } from "./text-form.ts";
 import { tomlText } from "./toml-text.ts";
 import { wrapped } from "./wrap.ts";
@@ -46,6 +46,12 @@ export function helpText({ commands }: { readonly commands: readonly CommandHelp
       wrapped(path === "" ? "Top level:" : `${path}: ${doc}`),
       ...settings.flatMap(stanzas),
     ]),
+    "",
+    "Without effect, taken because flanneld has them:",
+    ...flanneldFlagsWithoutEffect.map(
+      ({ name, form, reason }) =>
+        `  -${name}${form.isBool ? "" : ` ${form.label}`}\n${wrapped(`${reason}; env ${flanneldVariable(name)}`, indent, indent)}`,
+    ),
   ].join("\n")}\n`;
 }
 

@@ -3,8 +3,14 @@ import { inconsistencies } from "./consistency.ts";
 import { readConfigFile, type ReadFile } from "./file.ts";
 import { type FlagDefinition, type GivenFlag, scanFlags } from "./flags.ts";
 import { fromFile } from "./from-file.ts";
-import { configVariable, fromEnvironment, fromFlags } from "./from-text.ts";
-import { type Config, flanneldFlagsNotHere, type Setting, settings } from "./schema.ts";
+import { configVariable, fromEnvironment, fromFlags, withoutEffect } from "./from-text.ts";
+import {
+  type Config,
+  flanneldFlagsNotHere,
+  flanneldFlagsWithoutEffect,
+  type Setting,
+  settings,
+} from "./schema.ts";
 import { type Given, parseRaw, type Source } from "./source.ts";
 import { goBoolean } from "./text-form.ts";
 
@@ -46,12 +52,18 @@ export function loadConfig({ argv, env, readFile = readConfigFile, commandFlags 
   const command = commandTexts(line.given, [...ownFlags, ...commandFlags]);
   const flags = fromFlags(line.given);
   const environment = fromEnvironment(env);
+  const ineffective = withoutEffect(line.given, env);
   const named = lastText(line.given, "config") || env[configVariable] || undefined;
   const path = named ?? defaultConfigPath;
   const file = fromFile(path, readFile, named !== undefined);
 
   const sources = [flags, environment, file].filter((source) => source !== undefined);
-  const problems = [...line.problems, ...command.problems, ...sources.flatMap((source) => source.problems)];
+  const problems = [
+    ...line.problems,
+    ...command.problems,
+    ...ineffective.problems,
+    ...sources.flatMap((source) => source.problems),
+  ];
   if (problems.length > 0) throw invalid(problems);
 
   const { config, origins } = effective(sources);
@@ -60,7 +72,7 @@ export function loadConfig({ argv, env, readFile = readConfigFile, commandFlags 
   return {
     config,
     origins,
-    warnings: environment.warnings,
+    warnings: [...ineffective.warnings, ...environment.warnings],
     file: file === undefined ? undefined : path,
     commandFlags: command.texts,
   };
@@ -90,7 +102,8 @@ function definitions(commandFlags: readonly CommandFlag[]): FlagDefinition[] {
   const options = settings.flatMap(({ flags }) =>
     flags.map(({ name, form }) => ({ name, isBool: form.isBool })),
   );
-  return [...options, ...ownFlags.filter(({ name }) => name !== "help"), ...commandFlags];
+  const ineffective = flanneldFlagsWithoutEffect.map(({ name, form }) => ({ name, isBool: form.isBool }));
+  return [...options, ...ineffective, ...ownFlags.filter(({ name }) => name !== "help"), ...commandFlags];
 }
 
 function commandTexts(

@@ -10,7 +10,7 @@ import {
   table,
   type TableMembers,
 } from "./option.ts";
-import { commaForm, type TextForm, verbosityForm } from "./text-form.ts";
+import { commaForm, intForm, type TextForm, verbosityForm } from "./text-form.ts";
 
 /**
  * Every option there is, by its place in config.toml. Types, defaults, validation, flags, environment names,
@@ -103,6 +103,10 @@ const root = table("", {
       doc: "What moves packets; auto: userspace where /dev/net/tun opens, else kernel; dgram: a slow one for debugging.",
       fallback: "auto",
     }),
+    latency: option(kind.choice(["auto", "latency", "throughput"]), {
+      doc: "What the userspace engine is to be good at; latency: one thread, which looks for packets for up to 60 µs before it sleeps, throughput: two threads, auto: the one at low load, the other under load.",
+      fallback: "auto",
+    }),
     strict: option(kind.choice(["overlay", "full", "off"]), {
       doc: "Sender check of the userspace engine; overlay: inner sources inside the overlay must be the sender's, full: and none may lie outside, off: none.",
       fallback: "overlay",
@@ -120,6 +124,29 @@ const root = table("", {
     ip_forward: option(kind.boolean, {
       doc: "Switch the kernel's IP forwarding on where it is off.",
       fallback: true,
+    }),
+    ip_masq: option(kind.boolean, {
+      doc: "Masquerade what pods send to addresses outside of the overlay.",
+      fallback: false,
+      flanneldFlag: "ip-masq",
+    }),
+    ip_masq_fully_random_disable: option(kind.boolean, {
+      doc: "Masquerade without fully random ports.",
+      fallback: false,
+      flanneldFlag: "ip-masq-fully-random-disable",
+    }),
+    no_masquerade: option(kind.listOf(kind.prefixOrAddress), {
+      doc: "Networks outside of the overlay with which pods talk unmasqueraded, both ways.",
+      fallback: [],
+    }),
+    forward_rules: option(kind.boolean, {
+      doc: "Accept what is forwarded from and to the overlay; Docker drops it otherwise.",
+      fallback: true,
+      flanneldFlag: "iptables-forward-rules",
+    }),
+    firewall: option(kind.choice(["auto", "iptables", "nftables"]), {
+      doc: "Where these rules are kept; auto: nftables where the network configuration has EnableNFTables, else iptables, or the one that is installed.",
+      fallback: "auto",
     }),
     subnet_file: option(kind.absolutePath, {
       doc: "Where to write subnet.env, which also remembers our subnet.",
@@ -168,10 +195,6 @@ export const flanneldFlagsNotHere: readonly string[] = [
   "iface-can-reach",
   "iface-regex",
   "ip-blackhole-route",
-  "ip-masq",
-  "ip-masq-fully-random-disable",
-  "iptables-forward-rules",
-  "iptables-resync",
   "kube-annotation-prefix",
   "kube-api-url",
   "kube-subnet-mgr",
@@ -181,6 +204,20 @@ export const flanneldFlagsNotHere: readonly string[] = [
   "public-ipv6",
   "set-node-network-unavailable",
   "vmodule",
+];
+
+/** flanneld's flags that are taken and change nothing here. */
+export const flanneldFlagsWithoutEffect: readonly {
+  readonly name: string;
+  readonly form: TextForm;
+  /** Why there is nothing to set; for the warning. */
+  readonly reason: string;
+}[] = [
+  {
+    name: "iptables-resync",
+    form: intForm,
+    reason: "rules are repaired as soon as somebody changes them, not on a timer",
+  },
 ];
 
 /** An option with its place and all its names. */

@@ -43,8 +43,8 @@ export function openUserspaceEngines(addon: EngineAddon): UserspaceEngines {
       const present = engines.get(tunnel.device);
       if (present !== undefined && !mustReopen(present.tunnel, tunnel)) return;
       close(tunnel.device);
-      const { device, port, local, mtuBytes } = tunnel;
-      const options = { device, port, local: `${local}`, mtuBytes };
+      const { device, port, local, mtuBytes, latency } = tunnel;
+      const options = { device, port, local: `${local}`, mtuBytes, latency };
       const engine = await openEngine(openers[tunnel.engine], tunnel.engine, options);
       engines.set(device, { engine, tunnel, forwards: [] });
     },
@@ -108,12 +108,13 @@ const remedies: Readonly<
   EPERM: () => "It needs root or CAP_NET_ADMIN",
 };
 
-/** Which engine it is, port, source address and MTU are fixed when it opens; the rest is in its table. */
+/** Which engine it is, port, source address, MTU and use of threads are fixed when it opens; the rest is in its table. */
 function mustReopen(held: TunnelItem, wanted: TunnelItem): boolean {
   return (
     held.engine !== wanted.engine ||
     held.port !== wanted.port ||
     held.mtuBytes !== wanted.mtuBytes ||
+    held.latency !== wanted.latency ||
     !held.local.equals(wanted.local)
   );
 }

@@ -6,6 +6,7 @@ import { FlannelError } from "../base/error.ts";
 import type { NetworkConfig } from "../config/network.ts";
 import type { LeaseSubnets } from "../lease/lease.ts";
 import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
+import { envFileBytesMax, envFileValues } from "./env-file.ts";
 
 /** What subnet.env tells Docker, the CNI plugin and our own next start. */
 export interface SubnetEnv {
@@ -14,9 +15,6 @@ export interface SubnetEnv {
   readonly mtuBytes: number;
   readonly ipMasq: boolean;
 }
-
-/** A file larger than this is none of flannel's. */
-const fileBytesMax = 64 * 1024;
 
 /** flannel's lines in flannel's order; `*_SUBNET` carries the first usable address with the subnet's length. */
 export function subnetEnvText({ network, subnets, mtuBytes, ipMasq }: SubnetEnv): string {
@@ -61,12 +59,9 @@ export function writeSubnetEnv({ subnetFile, stateDir }: SubnetEnvPaths, content
 
 /** Removes the file if it is as we wrote it. Tells whether it did. */
 export function removeOwnSubnetEnv({ subnetFile, stateDir }: SubnetEnvPaths): boolean {
-  const record = recordPath(stateDir, subnetFile);
-  const written = readText(record);
-  const present = readText(subnetFile);
-  const ours = written !== undefined && present !== undefined && digest(present) === written;
+  const ours = isOwnSubnetEnv({ subnetFile, stateDir });
   if (ours) rmSync(subnetFile, { force: true });
-  rmSync(record, { force: true });
+  rmSync(recordPath(stateDir, subnetFile), { force: true });
   return ours;
 }
 
@@ -80,7 +75,7 @@ function digest(text: string): string {
 
 function readText(path: string): string | undefined {
   try {
-    return readFileSync(path, "utf8").slice(0, fileBytesMax);
+    return readFileSync(path, "utf8").slice(0, envFileBytesMax);
   } catch {
     return undefined;
   }
@@ -97,14 +92,25 @@ export function readSubnetEnv(path: string): LeaseSubnets {
 
 /** As a shell would read it: comments, `export`, quotes and CRLF are accepted. */
 export function parseSubnetEnv(text: string): LeaseSubnets {
-  const values = new Map<string, string>();
-  for (const line of text.split(/\r?\n/)) {
-    const match = /^\s*(?:export\s+)?([A-Z0-9_]+)=\s*(?:"([^"]*)"|'([^']*)'|([^#]*))/.exec(line);
-    if (match?.[1] !== undefined) values.set(match[1], (match[2] ?? match[3] ?? match[4] ?? "").trim());
-  }
+  const values = envFileValues(text);
   const ipv4 = singleSubnet(values.get("FLANNEL_SUBNET"), 4);
   const ipv6 = singleSubnet(values.get("FLANNEL_IPV6_SUBNET"), 6);
   return { ...(ipv4 === undefined ? {} : { ipv4 }), ...(ipv6 === undefined ? {} : { ipv6 }) };
+}
+
+/** The overlay networks that the file names, by which rules of the run before are known. */
+export function readSubnetEnvNetworks(path: string): Prefix[] {
+  const values = envFileValues(readText(path) ?? "");
+  const ipv4 = singleSubnet(values.get("FLANNEL_NETWORK"), 4);
+  const ipv6 = singleSubnet(values.get("FLANNEL_IPV6_NETWORK"), 6);
+  return [ipv4, ipv6].filter((network) => network !== undefined);
+}
+
+/** Whether the file is there as we wrote it. */
+export function isOwnSubnetEnv({ subnetFile, stateDir }: SubnetEnvPaths): boolean {
+  const written = readText(recordPath(stateDir, subnetFile));
+  const present = readText(subnetFile);
+  return written !== undefined && present !== undefined && digest(present) === written;
 }
 
 function singleSubnet(value: string | undefined, family: 4 | 6): Prefix | undefined {

@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { FlannelError } from "../base/error.ts";
+import type { BenchCounter, BenchEcho, BenchTools } from "./bench-tools.ts";
 import { loadAddonFromMemory } from "./memfd.ts";
-import type { Addon, Claim, Engine, EngineOptions, Kernel, Tun } from "./ports.ts";
+import type { Addon, Claim, Engine, EngineOptions, FirewallMonitor, Kernel, Tun } from "./ports.ts";
 
 /**
  * The addon's file. A compiled program carries it, for which the path must be literal; run from source,
@@ -18,7 +19,13 @@ interface NativeAddon {
   readonly Engine: new (options: EngineOptions) => Engine;
   readonly Tun: new (device: string) => Tun;
   readonly Claim: new (name: string) => Claim;
+  openFirewallMonitor(chains: readonly string[]): Promise<FirewallMonitor>;
+  legacyTableState(family: number, table: string): string;
   notify(path: string, message: string): void;
+  readonly benchBlast: BenchTools["blast"];
+  readonly benchRoundTrips: BenchTools["roundTrips"];
+  readonly BenchCounter: new (port: number) => BenchCounter;
+  readonly BenchEcho: new (port: number) => BenchEcho;
 }
 
 /** Passing conditions of the kernel: the same call may succeed when it is made again. */
@@ -36,7 +43,20 @@ export function openAddon(): Addon {
     openEngine: (options) => reported(() => guarded(new native.Engine(options))),
     openTun: (device) => reported(() => guarded(new native.Tun(device))),
     claim: (name) => reported(() => guarded(new native.Claim(name))),
+    openFirewallMonitor: (chains) => reported(async () => guarded(await native.openFirewallMonitor(chains))),
+    legacyTableState: (family, table) => reported(() => native.legacyTableState(family, table)),
     notify: (path, message) => reported(() => native.notify(path, message)),
+  };
+}
+
+/** The bench's load and meters, from the same file; fails as {@link openAddon}'s methods do. */
+export function openBenchTools(): BenchTools {
+  const native = loadNative();
+  return {
+    blast: (...args) => reported(() => native.benchBlast(...args)),
+    openCounter: (port) => reported(() => guarded(new native.BenchCounter(port))),
+    openEcho: (port) => reported(() => guarded(new native.BenchEcho(port))),
+    roundTrips: (...args) => reported(() => native.benchRoundTrips(...args)),
   };
 }
 

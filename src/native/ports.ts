@@ -20,6 +20,13 @@ export interface Addon {
   openTun(device: string): Tun;
   /** Claims `name` in the network namespace of the process, for as long as it lives. */
   claim(name: string): Claim;
+  /** Listens to nf_tables in the network namespace of the process, for changes to chains of these names. */
+  openFirewallMonitor(chains: readonly string[]): Promise<FirewallMonitor>;
+  /**
+   * The shape of a table of legacy iptables; the text changes when rules come or go. The kernel makes a table
+   * that it does not have yet. Errors: ENOENT it cannot.
+   */
+  legacyTableState(family: 4 | 6, table: string): string;
   /** Sends one datagram to the systemd notification socket `path` (`@` first: abstract). */
   notify(path: string, message: string): void;
 }
@@ -29,6 +36,24 @@ export interface Claim {
   holder(): { readonly pid: number; readonly uid: number } | null;
   /** Frees the name; may be called twice. */
   release(): void;
+}
+
+export interface FirewallMonitor {
+  /** The next changes, several folded into one; null after `close`. */
+  next(): Promise<FirewallChange | null>;
+  /** Ends `next`; may be called twice. */
+  close(): void;
+}
+
+export interface FirewallChange {
+  /** Names of the chains that came, changed or went, in whatever table. */
+  readonly chains: readonly string[];
+  /** The last process that did so, as the first pid namespace counts; 0 when unknown. */
+  readonly pid: number;
+  /** Its name, at most 15 bytes. */
+  readonly process: string;
+  /** Some changes were lost (ENOBUFS): look at everything again. */
+  readonly overrun: boolean;
 }
 
 export interface Kernel {
@@ -200,6 +225,11 @@ export interface EngineOptions {
   readonly local: string;
   /** The device's MTU in bytes: super-packets towards it are segmented to it. */
   readonly mtuBytes: number;
+  /**
+   * What it is to be good at. `latency`: one thread, which looks for packets for up to 60 µs before it sleeps while
+   * that pays; `throughput`: two threads; `auto`, the default: the one at low load, the other under load.
+   */
+  readonly latency?: "auto" | "latency" | "throughput";
 }
 
 export interface Engine {

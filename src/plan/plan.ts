@@ -81,6 +81,9 @@ export interface RouteItem {
 /** Whom the userspace engine believes; see `datapath.strict`. */
 export type Strict = "off" | "overlay" | "full";
 
+/** What the native engine is to be good at; see `datapath.latency`. */
+export type Latency = "auto" | "latency" | "throughput";
+
 /** Who reads and writes a TUN link: the native engine, or the small one on node:dgram. */
 export type TunnelEngine = "userspace" | "dgram";
 
@@ -101,6 +104,8 @@ export interface TunnelItem {
   readonly strict: Strict;
   /** Outer sources believed although they hold no lease. */
   readonly allowSources: readonly Prefix[];
+  /** Of no meaning to the reference engine. */
+  readonly latency: Latency;
 }
 
 /** One line of a tunnel's forwarding table: packets to `to` go to host `via`, inner destination MAC `mac`. */

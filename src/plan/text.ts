@@ -24,12 +24,13 @@ export function itemText(item: PlanItem): string {
       );
     }
     case "tunnel": {
-      const { device, engine, vni, port, local, vtepMac, mtuBytes, overlay, strict, allowSources } =
+      const { device, engine, vni, port, local, vtepMac, mtuBytes, overlay, strict, allowSources, latency } =
         item.value;
+      const tuned = latency === "auto" ? "" : ` latency ${latency}`;
       const allowed = allowSources.length === 0 ? "" : ` allow ${allowSources.join(",")}`;
       return (
         `tunnel ${device} vxlan id ${vni} local ${local} dstport ${port} mtu ${mtuBytes} mac ${vtepMac} ` +
-        `overlay ${overlay.join(",")} strict ${strict}${allowed}${engine === "dgram" ? " engine dgram" : ""}`
+        `overlay ${overlay.join(",")} strict ${strict}${allowed}${tuned}${engine === "dgram" ? " engine dgram" : ""}`
       );
     }
     case "address":

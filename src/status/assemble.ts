@@ -4,6 +4,7 @@ import type { Backend } from "../backend/backend.ts";
 import { leaseVtepMac } from "../backend/vxlan.ts";
 import type { Reconciler } from "../datapath/reconcile.ts";
 import type { UserspaceEngines } from "../datapath/userspace.ts";
+import type { Firewall } from "../host/firewall/firewall.ts";
 import type { ChosenUplink } from "../host/uplink.ts";
 import { type Lease, leaseKey, type NodeIdentity, subnetsOf } from "../lease/lease.ts";
 import type { Keeper } from "../network/keeper.ts";
@@ -26,6 +27,7 @@ export interface Progress {
   keeper?: Keeper;
   network?: Network;
   reconciler?: Reconciler;
+  firewall?: Firewall;
 }
 
 export interface ReportContext {
@@ -36,9 +38,9 @@ export interface ReportContext {
   readonly startedAt: Date;
 }
 
-/** Traffic can flow: everything stands, and our subnet is ours. */
-export function isReady({ up, keeper }: Progress): boolean {
-  return up && keeper?.conflict === undefined;
+/** Traffic can flow: everything stands, our subnet is ours, and pods are masqueraded where that is asked for. */
+export function isReady({ up, keeper, firewall }: Progress): boolean {
+  return up && keeper?.conflict === undefined && firewall?.blocked === undefined;
 }
 
 /** The report as of now. */
@@ -86,6 +88,7 @@ export function assembleReport(
       code: error.code,
       error: errorText(error),
     })),
+    ...(progress.firewall === undefined ? {} : { firewall: progress.firewall.status }),
     engines: engines.stats(),
   };
 }

@@ -1,3 +1,4 @@
+import type { FirewallStatus } from "../host/firewall/firewall.ts";
 import type { EngineStats } from "../native/ports.ts";
 
 /** What `status --json` and the admin socket's `/status` tell. Times are ISO 8601, ages in seconds. */
@@ -51,6 +52,8 @@ export interface StatusReport {
   readonly settled: boolean;
   /** Wanted items that the machine does not hold. */
   readonly missing: readonly { readonly item: string; readonly code: string; readonly error: string }[];
+  /** Masquerade and forward rules. */
+  readonly firewall?: FirewallStatus;
   readonly engines: readonly { readonly device: string; readonly stats: EngineStats }[];
 }
 
@@ -98,8 +101,17 @@ export function statusText(report: StatusReport): string {
   for (const { subnets, publicIp, until, reason } of report.held)
     lines.push(`held       ${subnets} at ${publicIp} until ${until}: ${reason}`);
   for (const { item, error } of report.missing) lines.push(`missing    ${item}: ${error}`);
+  if (report.firewall !== undefined) lines.push(...firewallLines(report.firewall));
   for (const { device, stats } of report.engines) lines.push(...engineLines(device, stats));
   return `${lines.join("\n")}\n`;
+}
+
+function firewallLines({ engine, rules, repairs, contested, trouble }: FirewallStatus): string[] {
+  const fight = contested ? ", somebody keeps changing them" : "";
+  return [
+    `firewall   ${engine ?? "none"}: ${rules} rules, repaired ${repairs} times${fight}`,
+    ...(trouble === null ? [] : [`           trouble: ${trouble}`]),
+  ];
 }
 
 function engineLines(device: string, { sent, received, drops, offloads, failure }: EngineStats): string[] {

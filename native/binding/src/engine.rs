@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use flannel_lite_core::datapath::driver::Latency;
 use flannel_lite_core::datapath::engine as core;
 use flannel_lite_core::datapath::shared::RefusedPacket as CoreRefused;
 use flannel_lite_core::forward::prefix::Prefix;
@@ -20,6 +21,9 @@ pub struct EngineOptions {
     pub local: String,
     /// The device's MTU in bytes.
     pub mtu_bytes: u32,
+    /// What it is to be good at; `auto` where it is not said.
+    #[napi(ts_type = "'auto' | 'latency' | 'throughput'")]
+    pub latency: Option<String>,
 }
 
 /// Everything the engine decides by.
@@ -123,6 +127,7 @@ impl Engine {
             local: address(&options.local)?,
             device: options.device,
             mtu_bytes: options.mtu_bytes as usize,
+            latency: latency(options.latency.as_deref())?,
         };
         Ok(Self {
             inner: core::Engine::open(&options).map_err(reason)?,
@@ -191,6 +196,12 @@ pub fn table_spec(table: &ForwardingTable) -> Result<TableSpec> {
         },
         allow_sources: prefixes(&table.allow_sources)?,
         peers: table.peers.iter().map(peer).collect::<Result<_>>()?,
+    })
+}
+
+fn latency(text: Option<&str>) -> Result<Latency> {
+    text.map_or(Ok(Latency::default()), |text| {
+        text.parse().map_err(|()| invalid("latency", text))
     })
 }
 

@@ -4,8 +4,10 @@
     allow(dead_code, reason = "a test build leaves out the Node-API exports")
 )]
 
+mod bench;
 mod claim;
 mod engine;
+mod firewall;
 mod netlink;
 mod notify;
 mod probe;

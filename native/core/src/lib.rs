@@ -1,4 +1,5 @@
 //! What flannel-lite needs from Linux: netlink and the packet path. Knows nothing of JavaScript.
+pub mod bench;
 pub mod claim;
 pub mod datapath;
 pub mod error;

@@ -32,9 +32,14 @@ pub trait PacketPort {
 pub trait DatagramPort {
     /// Waits until there is something to receive.
     fn wait_readable(&self) -> io::Result<Wake>;
-    /// Receives up to `INBOX_SLOTS` buffers of `INBOX_SLOT_BYTES` each into `arena` and describes them in `received`,
-    /// which it clears first. `WouldBlock` when there is nothing.
-    fn receive(&self, arena: &mut [u8], received: &mut Vec<Received>) -> io::Result<()>;
+    /// Receives up to `slots` buffers, at most `INBOX_SLOTS`, into `arena` of `INBOX_BYTES` and describes them in
+    /// `received`, which it clears first. `WouldBlock` when there is nothing.
+    fn receive(
+        &self,
+        arena: &mut [u8],
+        slots: usize,
+        received: &mut Vec<Received>,
+    ) -> io::Result<()>;
     /// How many sockets there are to send from, each with its own source port.
     fn senders(&self) -> usize;
     /// Waits up to `timeout_ms` until socket `sender` can send again.
@@ -44,10 +49,56 @@ pub trait DatagramPort {
     fn send(&self, sender: usize, outgoing: &Outgoing<'_>) -> io::Result<usize>;
 }
 
+/// Both sides at once, for a thread that serves both. Every thread has its own.
+pub trait Poller {
+    /// Says which of `ports` have something to read. Waits for that with `sleep`, or until somebody nudges or the
+    /// engine closes: then there may be none.
+    fn poll(&self, ports: Ports, sleep: bool) -> io::Result<Ports>;
+}
+
+/// A choice of ports.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ports {
+    /// The TUN.
+    pub tun: bool,
+    /// The receiving UDP socket.
+    pub udp: bool,
+}
+
+impl Ports {
+    /// Both.
+    pub const BOTH: Self = Self {
+        tun: true,
+        udp: true,
+    };
+
+    /// Whether there is one at all.
+    pub fn any(self) -> bool {
+        self.tun || self.udp
+    }
+}
+
 /// How many buffers one `receive` fills at most.
-pub const INBOX_SLOTS: usize = 32;
-/// Bytes of one such buffer: any UDP payload, joined by GRO or not, fits.
+pub const INBOX_SLOTS: usize = 128;
+/// Bytes of a buffer's first part. A datagram of an Ethernet's MTU fits, and a batch of those stays in the cache.
+pub const INBOX_NEAR_BYTES: usize = 1_600;
+/// Bytes of a whole buffer: any UDP payload, joined by GRO or not, fits.
 pub const INBOX_SLOT_BYTES: usize = 65_536;
+/// Bytes of all buffers: the near parts side by side, then room for whole ones.
+pub const INBOX_BYTES: usize = INBOX_SLOTS * (INBOX_NEAR_BYTES + INBOX_SLOT_BYTES);
+
+/// Where the near part of a buffer is, and where a whole one.
+pub fn inbox_slot(slot: usize) -> (Span, Span) {
+    let near = Span {
+        start: slot * INBOX_NEAR_BYTES,
+        len: INBOX_NEAR_BYTES,
+    };
+    let whole = Span {
+        start: INBOX_SLOTS * INBOX_NEAR_BYTES + slot * INBOX_SLOT_BYTES,
+        len: INBOX_SLOT_BYTES,
+    };
+    (near, whole)
+}
 
 /// A part of an arena: kept by number, so that batches outlive no borrow and need no allocation.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

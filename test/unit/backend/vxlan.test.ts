@@ -24,6 +24,7 @@ const testContext: BackendContext = {
   subnetLengths: { 4: 24, 6: 64 },
   strict: "overlay",
   allowSources: [],
+  latency: "auto",
   nodeId: "machine",
 };
 
@@ -229,6 +230,7 @@ test("vxlan: an uplink too small for the overhead is named", () => {
     subnetLengths: {},
     strict: "overlay",
     allowSources: [],
+    latency: "auto",
     nodeId: "",
   } as const;
   expect(() => setUpVxlan({ type: "vxlan", options: {} }, context)).toThrow(

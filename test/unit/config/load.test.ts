@@ -32,9 +32,14 @@ describe("config: defaults", () => {
         },
       },
       network: undefined,
-      datapath: { engine: "auto", strict: "overlay", allowSources: [], onStop: "keep" },
+      datapath: { engine: "auto", latency: "auto", strict: "overlay", allowSources: [], onStop: "keep" },
       host: {
         ipForward: true,
+        ipMasq: false,
+        ipMasqFullyRandomDisable: false,
+        noMasquerade: [],
+        forwardRules: true,
+        firewall: "auto",
         subnetFile: "/run/flannel/subnet.env",
         nodeId: undefined,
         runDir: "/run/flannel-lite",
@@ -74,10 +79,16 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "etcd-password": ["p=,#", "p=,#", ["-etcd-username=u"]],
   network: ['{"network":"10.1.0.0/16"}', { Network: "10.1.0.0/16" }],
   "datapath-engine": ["kernel", "kernel"],
+  "datapath-latency": ["throughput", "throughput"],
   "datapath-strict": ["off", "off"],
   "datapath-allow-sources": ["192.0.2.1", ["192.0.2.1/32"]],
   "datapath-on-stop": ["remove", "remove"],
   "host-ip-forward": ["F", false],
+  "ip-masq": ["1", true],
+  "ip-masq-fully-random-disable": ["T", true],
+  "host-no-masquerade": ["192.0.2.1", ["192.0.2.1/32"]],
+  "iptables-forward-rules": ["false", false],
+  "host-firewall": ["nftables", "nftables"],
   "subnet-file": ["/s.env", "/s.env"],
   "host-node-id": ["edge-7", "edge-7"],
   "host-run-dir": ["/r", "/r"],
@@ -125,6 +136,20 @@ describe("config: every flag and variable", () => {
     expect(configValue(config, setting.configKeys)).toEqual(value);
     expect(origins.get(setting.path)).toBe(`env ${name}`);
     expect(warnings).toEqual([]);
+  });
+
+  test("-iptables-resync and its variable are read and warned about, not silently dropped", () => {
+    const why = "has no effect: rules are repaired as soon as somebody changes them, not on a timer";
+    expect(loadFrom({ argv: ["-iptables-resync", "0x5", "-ip-masq"] })).toMatchObject({
+      warnings: [`flag -iptables-resync ${why}`],
+      config: { host: { ipMasq: true } },
+    });
+    expect(loadFrom({ env: { FLANNELD_IPTABLES_RESYNC: "5" } }).warnings).toEqual([
+      `FLANNELD_IPTABLES_RESYNC ${why}`,
+    ]);
+    expect(problemsFrom(configInput({ argv: ["-iptables-resync=often"] }))).toEqual([
+      'invalid value "often" for flag -iptables-resync: parse error',
+    ]);
   });
 
   test("the names are the ones of flanneld where it has one", () => {
@@ -241,7 +266,7 @@ strict = "maybe"
     ["[host]\niface = 'e'", '2: host.iface = "e": unknown key; did you mean uplink.interface?'],
     [
       "[host]\nqqqqq = 1",
-      "2: host.qqqqq = 1: unknown key; [host] takes ip_forward, subnet_file, node_id, run_dir, state_dir",
+      "2: host.qqqqq = 1: unknown key; [host] takes ip_forward, ip_masq, ip_masq_fully_random_disable, no_masquerade, forward_rules, firewall, subnet_file, node_id, run_dir, state_dir",
     ],
     ["[host]\nip_forward = 1", "2: host.ip_forward = 1: must be true or false"],
     [
@@ -443,7 +468,7 @@ strict = "maybe"
   test("unknown variables with our prefixes are warnings, others are nobody's business", () => {
     const env = {
       FLANNELD_ETCD_ENDPOINT: "x",
-      FLANNELD_IP_MASQ: "true",
+      FLANNELD_KUBE_SUBNET_MGR: "true",
       FLANNEL_LITE_QQQQQQQQQQQQ: "1",
       "FLANNEL_LITE_\n": "1",
       FLANNELD_EMPTY: "",
@@ -452,7 +477,7 @@ strict = "maybe"
     };
     expect(loadFrom({ env }).warnings).toEqual([
       "FLANNELD_ETCD_ENDPOINT has no effect: no such option; did you mean FLANNELD_ETCD_ENDPOINTS?",
-      "FLANNELD_IP_MASQ has no effect: flanneld has this option, this release does not",
+      "FLANNELD_KUBE_SUBNET_MGR has no effect: flanneld has this option, this release does not",
       '"FLANNEL_LITE_\\n" has no effect: no such option',
       "FLANNEL_LITE_QQQQQQQQQQQQ has no effect: no such option",
     ]);

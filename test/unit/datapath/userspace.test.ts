@@ -18,6 +18,7 @@ const tunnel: TunnelItem = {
   overlay: [parsePrefix("10.5.0.0/16")],
   strict: "overlay",
   allowSources: [],
+  latency: "auto",
 };
 const forward: ForwardItem = {
   device: "flannel.1",
@@ -31,8 +32,8 @@ function fakeAddon() {
   const log: string[] = [];
   const tables: ForwardingTable[] = [];
   const addon: EngineAddon = {
-    openEngine({ port, mtuBytes }) {
-      log.push(`open engine ${port} ${mtuBytes}`);
+    openEngine({ port, mtuBytes, latency }) {
+      log.push(`open engine ${port} ${mtuBytes} ${latency}`);
       const engine: Pick<Engine, "setTable" | "close"> = {
         setTable: (table) => void tables.push(table),
         close: () => void log.push("close engine"),
@@ -64,11 +65,11 @@ test("userspace engines: what an engine can change live does not open it anew", 
   await engines.open({ ...tunnel, strict: "full" });
   engines.setTables([{ ...tunnel, strict: "full" }], [forward]);
   engines.setTables([{ ...tunnel, strict: "full" }], [forward]);
-  expect(log).toEqual(["open engine 18472 1450"]);
+  expect(log).toEqual(["open engine 18472 1450 auto"]);
   expect(tables.map(({ strict }) => strict)).toEqual(["overlay", "full"]);
 });
 
-test("userspace engines: another engine, port or MTU closes the old one before the new one opens", async () => {
+test("userspace engines: another engine, MTU or use of threads closes the old one before the new one opens", async () => {
   const { addon, log } = fakeAddon();
   {
     using engines = openUserspaceEngines(addon);
@@ -79,13 +80,16 @@ test("userspace engines: another engine, port or MTU closes the old one before t
     expect(engines.held.tunnels.map(({ engine, mtuBytes }) => [engine, mtuBytes])).toEqual([
       ["userspace", 1400],
     ]);
+    await engines.open({ ...tunnel, mtuBytes: 1400, latency: "latency" });
   }
   expect(log).toEqual([
-    "open engine 18472 1450",
+    "open engine 18472 1450 auto",
     "close engine",
     "open tun flannel.1",
     "close tun",
-    "open engine 18472 1400",
+    "open engine 18472 1400 auto",
+    "close engine",
+    "open engine 18472 1400 latency",
     "close engine",
   ]);
 });

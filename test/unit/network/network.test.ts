@@ -41,6 +41,7 @@ function bench({ remembered }: { remembered?: readonly Lease[] } = {}) {
       subnetLengths: { 4: 24 },
       strict: "overlay",
       allowSources: [],
+      latency: "auto",
       nodeId: "machine",
     },
   );

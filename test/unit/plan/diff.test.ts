@@ -17,6 +17,7 @@ function planFor(engine: EngineName, peers: readonly Lease[], options = {}): Pla
     subnetLengths: { 4: 24 },
     strict: "overlay",
     allowSources: [],
+    latency: "auto",
     nodeId: "",
   } as const;
   return setUpVxlan({ type: "vxlan", options }, context).open(engine).plan(own, peers).plan;

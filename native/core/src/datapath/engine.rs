@@ -6,12 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use super::driver::{Handover, Latency, World};
 use super::shared::{RefusedPacket, Shared};
 use super::{inbound, outbound};
 use crate::error::Error;
 use crate::forward::drop::DropReason;
 use crate::forward::table::{Table, TableSpec};
-use crate::sys::poll::Stop;
+use crate::sys::poll::{Event, PortPoller, Stop};
 use crate::sys::thread::block_signals;
 use crate::sys::tun::Tun;
 use crate::sys::udp::{OpenError, Udp};
@@ -27,6 +28,8 @@ pub struct EngineOptions {
     pub local: IpAddr,
     /// The device's MTU in bytes.
     pub mtu_bytes: usize,
+    /// What it is to be good at.
+    pub latency: Latency,
 }
 
 /// Packets and their bytes from the IP header on.
@@ -68,7 +71,7 @@ pub struct EngineStats {
     pub failure: Option<String>,
 }
 
-/// Two packet threads with their TUN and sockets. Dropping it closes it.
+/// The packet threads with their TUN and sockets. Dropping it closes it.
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
@@ -90,6 +93,7 @@ impl Engine {
             port,
             local,
             mtu_bytes,
+            latency,
         } = options;
         if *port == 0 || !(68..=65_535).contains(mtu_bytes) || local.is_unspecified() {
             let subject = format!("open engine {device}");
@@ -106,21 +110,73 @@ impl Engine {
             OpenError::Receiver(error) => Error::from_io(&error, format!("bind udp port {port}")),
             OpenError::Sender(error) => Error::from_io(&error, format!("bind udp address {local}")),
         })?;
+        let mut shared = Shared::new(*mtu_bytes, udp.gso());
+        shared.tun_uso = tun.offloads().udp_segmentation();
         let engine = Self {
-            shared: Arc::new(Shared::new(*mtu_bytes, udp.gso())),
+            shared: Arc::new(shared),
             stop,
             threads: Mutex::default(),
             tun_offloads: tun.offloads().named(),
             udp_gro: udp.gro(),
             local: *local,
         };
-        engine.spawn_both(&tun, &Arc::new(udp)).map_err(start)?;
+        let udp = Arc::new(udp);
+        match latency {
+            Latency::Auto => engine.spawn_auto(&tun, &udp),
+            Latency::Latency => engine.spawn_one(&tun, &udp),
+            Latency::Throughput => engine.spawn_two(&tun, &udp),
+        }
+        .map_err(start)?;
         tun.persist()
             .map_err(|error| Error::from_io(&error, format!("persist tun {device}")))?;
         Ok(engine)
     }
 
-    fn spawn_both(&self, tun: &Arc<Tun>, udp: &Arc<Udp>) -> io::Result<()> {
+    /// One thread for both directions.
+    fn spawn_one(&self, tun: &Arc<Tun>, udp: &Arc<Udp>) -> io::Result<()> {
+        let poller = PortPoller::new(tun, udp, &self.stop, &Arc::new(Event::new()?));
+        self.spawn_in_world("fl-packets", tun, udp, poller, |world| world.serve_both())
+    }
+
+    /// Two threads, of which one serves both directions while there is little to do.
+    fn spawn_auto(&self, tun: &Arc<Tun>, udp: &Arc<Udp>) -> io::Result<()> {
+        let nudges = [Arc::new(Event::new()?), Arc::new(Event::new()?)];
+        let [out_poller, in_poller] = nudges
+            .each_ref()
+            .map(|nudge| PortPoller::new(tun, udp, &self.stop, nudge));
+        let handover = Arc::new(Handover::new(move || {
+            nudges.iter().for_each(|nudge| nudge.signal());
+        }));
+        let other = Arc::clone(&handover);
+        self.spawn_in_world("fl-outbound", tun, udp, out_poller, move |world| {
+            world.serve_outbound(&other)
+        })?;
+        self.spawn_in_world("fl-inbound", tun, udp, in_poller, move |world| {
+            world.serve_inbound(&handover)
+        })
+    }
+
+    fn spawn_in_world(
+        &self,
+        name: &'static str,
+        tun: &Arc<Tun>,
+        udp: &Arc<Udp>,
+        poller: PortPoller,
+        serve: impl FnOnce(&World<'_, Tun, Udp, PortPoller>) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let (tun, udp, shared) = (Arc::clone(tun), Arc::clone(udp), Arc::clone(&self.shared));
+        self.spawn(name, move || {
+            serve(&World {
+                tun: &tun,
+                udp: &udp,
+                poller: &poller,
+                shared: &shared,
+            })
+        })
+    }
+
+    /// A thread for each direction.
+    fn spawn_two(&self, tun: &Arc<Tun>, udp: &Arc<Udp>) -> io::Result<()> {
         let (out_tun, out_udp, out_shared) =
             (Arc::clone(tun), Arc::clone(udp), Arc::clone(&self.shared));
         self.spawn("fl-outbound", move || {
@@ -315,12 +371,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_sockets_cannot_do_is_said_also_when_it_is_learnt_late() {
+        let mut engine = idle();
+        engine.udp_gro = false;
+        let on = |name| engine.stats().offloads.contains(&(name, true));
+        assert_eq!(
+            ["udpGro", "udpGso", "tunChecksum"].map(on),
+            [false, true, true]
+        );
+        engine.shared.give_up_udp_gso();
+        assert!(!on("udpGso"));
+    }
+
+    #[test]
     fn options_out_of_range_open_nothing() {
         let good = EngineOptions {
             device: "fl-never".to_owned(),
             port: 8472,
             local: [192, 0, 2, 1].into(),
             mtu_bytes: 1_450,
+            latency: Latency::Auto,
         };
         for bad in [
             EngineOptions {

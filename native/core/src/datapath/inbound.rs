@@ -1,72 +1,136 @@
 //! From the peers to the TUN.
 use std::io;
 
+use super::batch::Batch;
 use super::coalesce::{Coalescer, Segment};
 use super::shared::{RefusedPacket, Shared};
 use super::transport::{self, Checksum, FlowKey, UDP_HEADER_LEN};
 use super::writer::Writer;
-use crate::forward::decide::{self, Inbound};
+use crate::forward::decide;
 use crate::forward::drop::DropReason;
 use crate::forward::table::{Sender, Table};
-use crate::port::{DatagramPort, INBOX_SLOT_BYTES, INBOX_SLOTS, PacketPort, Received, Span, Wake};
+use crate::port::{DatagramPort, INBOX_BYTES, INBOX_SLOTS, PacketPort, Received, Span, Wake};
 use crate::wire::ip::{self, IpHeader};
 use crate::wire::virtio::{self, VnetHeader};
 use crate::wire::{TCP, checksum, put_u16, vxlan};
 
+/// Slots offered when little came last time, and per long message: those already fill the cache.
+const FEW_SLOTS: usize = 8;
+const LONG_SLOTS: usize = 32;
+/// From this mean length on, in bytes, messages are long.
+const LONG_BYTES: usize = 8 << 10;
+
 /// Carries packets until the engine closes. An error is the socket's and final.
 pub fn run(tun: &impl PacketPort, udp: &impl DatagramPort, shared: &Shared) -> io::Result<()> {
-    let mut arena = vec![0; INBOX_SLOTS * INBOX_SLOT_BYTES];
-    let mut received = Vec::with_capacity(INBOX_SLOTS);
-    let mut coalescer = Coalescer::default();
-    let out = Writer {
-        tun,
-        counters: &shared.inbound,
-    };
-    let mut drained = true;
+    let mut inbound = Inbound::new();
+    let mut batch = Batch::Drained;
     while !tun.stopped() {
-        if drained && udp.wait_readable()? == Wake::Stopped {
+        if batch != Batch::More && udp.wait_readable()? == Wake::Stopped {
             break;
         }
-        if let Err(error) = udp.receive(&mut arena, &mut received) {
-            drained = true;
-            match error.raw_os_error() {
-                Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL) => {
-                    return Err(error);
-                }
-                Some(libc::EAGAIN | libc::EINTR) => {}
-                None if error.kind() == io::ErrorKind::WouldBlock => {}
-                // What some ICMP message said about another datagram.
-                _ => shared.inbound.drop(DropReason::SocketError, 1),
-            }
-            continue;
+        batch = inbound.batch(tun, udp, shared)?;
+    }
+    Ok(())
+}
+
+/// What the inbound direction keeps from batch to batch: buffers, no packets.
+#[derive(Debug)]
+pub struct Inbound {
+    arena: Vec<u8>,
+    received: Vec<Received>,
+    coalescer: Coalescer,
+    slots: usize,
+}
+
+impl Inbound {
+    /// With its buffers.
+    pub fn new() -> Self {
+        Self {
+            arena: vec![0; INBOX_BYTES],
+            received: Vec::with_capacity(INBOX_SLOTS),
+            coalescer: Coalescer::default(),
+            slots: FEW_SLOTS,
         }
-        drained = received.len() < INBOX_SLOTS;
+    }
+
+    /// Carries what one receive gives. An error is the socket's and final.
+    pub fn batch(
+        &mut self,
+        tun: &impl PacketPort,
+        udp: &impl DatagramPort,
+        shared: &Shared,
+    ) -> io::Result<Batch> {
+        let offered = self.slots;
+        if let Err(error) = udp.receive(&mut self.arena, offered, &mut self.received) {
+            return match error.raw_os_error() {
+                Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL) => Err(error),
+                Some(libc::EAGAIN | libc::EINTR) => Ok(Batch::Empty),
+                None if error.kind() == io::ErrorKind::WouldBlock => Ok(Batch::Empty),
+                // What some ICMP message said about another datagram.
+                _ => {
+                    shared.inbound.drop(DropReason::SocketError, 1);
+                    Ok(Batch::Drained)
+                }
+            };
+        }
+        self.slots = next_slots(offered, &self.received);
+        self.deliver_all(tun, shared);
+        Ok(if self.received.len() < offered {
+            Batch::Drained
+        } else {
+            Batch::More
+        })
+    }
+
+    fn deliver_all(&mut self, tun: &impl PacketPort, shared: &Shared) {
+        let Self {
+            arena,
+            received,
+            coalescer,
+            ..
+        } = self;
+        let out = Writer {
+            tun,
+            counters: &shared.inbound,
+        };
         let table = shared.table.load();
         let mut refused = None;
-        for message in &received {
+        for message in received.iter() {
             let sender = table.sender(message.source);
             for datagram in datagrams(message) {
-                match accept(&mut arena, datagram, message.tos, &sender, &table, shared) {
+                match accept(arena, datagram, message.tos, &sender, &table, shared) {
                     Ok((packet, inbound)) => {
-                        deliver(
-                            &mut arena,
-                            packet,
-                            &inbound.ip,
-                            shared,
-                            &mut coalescer,
-                            &out,
-                        );
+                        deliver(arena, packet, &inbound.ip, shared, coalescer, &out);
                     }
                     Err(why) => refused = why.or(refused),
                 }
             }
         }
-        coalescer.flush(&arena, &out);
+        coalescer.flush(arena, &out);
         if let Some(refused) = refused {
             shared.set_last_refused(refused);
         }
     }
-    Ok(())
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How many slots to offer next: all when the last offer was used up, fewer when long messages used it up.
+fn next_slots(offered: usize, received: &[Received]) -> usize {
+    let bytes: usize = received.iter().map(|message| message.span.len).sum();
+    if bytes / received.len().max(1) >= LONG_BYTES {
+        LONG_SLOTS
+    } else if received.len() >= offered {
+        INBOX_SLOTS
+    } else if received.len() < FEW_SLOTS {
+        FEW_SLOTS
+    } else {
+        offered
+    }
 }
 
 /// The datagrams that the kernel had joined.
@@ -96,7 +160,7 @@ fn accept(
     sender: &Sender,
     table: &Table,
     shared: &Shared,
-) -> Result<(Span, Inbound), Option<RefusedPacket>> {
+) -> Result<(Span, decide::Inbound), Option<RefusedPacket>> {
     let inbound = match decide::inbound(datagram.of(arena), outer_tos, sender, table) {
         Ok(inbound) => inbound,
         Err(refused) => {
@@ -150,7 +214,8 @@ fn deliver(
         coalescer.flush_flow(&FlowKey::of(packet.of(arena), ip), arena, out);
     }
     // A finished UDP datagram has crossed a wire as what it is.
-    let super_packet = oversized && sound && (ip.protocol == TCP || unfinished);
+    let joined_udp = unfinished && shared.tun_uso;
+    let super_packet = oversized && sound && (ip.protocol == TCP || joined_udp);
     let vnet = bytes_mut(arena, packet)
         .filter(|_| super_packet)
         .and_then(|bytes| segmentable(bytes, ip, shared.mtu_bytes));
@@ -372,6 +437,10 @@ mod tests {
             (got[0].0.gso_type, got[0].0.gso_size),
             (virtio::GSO_UDP, MTU as u16 - 28)
         );
+        let mut plain = shared();
+        plain.tun_uso = false;
+        let got = carry(vec![from_peer(&joined)], &plain);
+        assert!(got[0].0.needs_checksum() && got[0].0.gso_type == virtio::GSO_NONE);
         let mut other = testing::udp4(5_000);
         other[9] = 50;
         let got = carry(vec![from_peer(&other)], &shared());

@@ -1,7 +1,10 @@
 //! The packet path: one loop out, one loop in, and the engine that runs them.
+mod batch;
 mod coalesce;
+pub mod driver;
 pub mod engine;
 mod inbound;
+mod load;
 mod outbound;
 pub mod probe;
 mod queue;

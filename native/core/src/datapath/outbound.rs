@@ -1,6 +1,7 @@
 //! From the TUN to the peers.
 use std::io;
 
+use super::batch::Batch;
 use super::queue::{SendQueue, Target};
 use super::segment::{MAX_HEADERS_LEN, Segments};
 use super::shared::Shared;
@@ -28,15 +29,43 @@ const _: () = assert!(
 
 /// Carries packets until the engine closes. An error is the TUN's and final: its device is gone.
 pub fn run(tun: &impl PacketPort, udp: &impl DatagramPort, shared: &Shared) -> io::Result<()> {
-    let mut arena = vec![0; BATCH_BYTES + HEAD_ROOM + READ_BYTES];
-    let mut queue = SendQueue::new(udp.senders(), shared.udp_gso());
-    let mut drained = true;
+    let mut outbound = Outbound::new(udp, shared);
+    let mut batch = Batch::Drained;
     while !tun.stopped() {
-        if drained && tun.wait_readable()? == Wake::Stopped {
+        if batch != Batch::More && tun.wait_readable()? == Wake::Stopped {
             break;
         }
-        drained = false;
+        batch = outbound.batch(tun, udp, shared)?;
+    }
+    Ok(())
+}
+
+/// What the outbound direction keeps from batch to batch: buffers, no packets.
+#[derive(Debug)]
+pub struct Outbound {
+    arena: Vec<u8>,
+    queue: SendQueue,
+}
+
+impl Outbound {
+    /// With its buffers, for the sockets of `udp`.
+    pub fn new(udp: &impl DatagramPort, shared: &Shared) -> Self {
+        Self {
+            arena: vec![0; BATCH_BYTES + HEAD_ROOM + READ_BYTES],
+            queue: SendQueue::new(udp.senders(), shared.udp_gso()),
+        }
+    }
+
+    /// Reads until there is nothing more or the batch is full, and sends it. An error is the TUN's and final.
+    pub fn batch(
+        &mut self,
+        tun: &impl PacketPort,
+        udp: &impl DatagramPort,
+        shared: &Shared,
+    ) -> io::Result<Batch> {
+        let Self { arena, queue } = self;
         let table = shared.table.load();
+        let mut batch = Batch::More;
         let mut at = 0;
         for _ in 0..BATCH_PACKETS {
             let room = arena
@@ -48,12 +77,16 @@ pub fn run(tun: &impl PacketPort, udp: &impl DatagramPort, shared: &Shared) -> i
                         start: at,
                         len: HEAD_ROOM + len,
                     };
-                    forward(&mut arena, slot, &mut queue, udp, &table, shared)
+                    forward(arena, slot, queue, udp, &table, shared)
                         .unwrap_or_else(|reason| shared.outbound.drop(reason, 1));
                     at += slot.len;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    drained = true;
+                    batch = if at == 0 {
+                        Batch::Empty
+                    } else {
+                        Batch::Drained
+                    };
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -67,9 +100,9 @@ pub fn run(tun: &impl PacketPort, udp: &impl DatagramPort, shared: &Shared) -> i
                 break;
             }
         }
-        queue.flush(udp, &arena, &table, shared);
+        queue.flush(udp, arena, &table, shared);
+        Ok(batch)
     }
-    Ok(())
 }
 
 /// Queues the packet in `slot`, in segments if it is a super-packet.
@@ -268,6 +301,45 @@ mod tests {
             shared.table.load().peers()[0].traffic.sent.bytes.get(),
             bytes as u64
         );
+    }
+
+    #[test]
+    fn without_segmentation_every_datagram_is_a_message() {
+        let (udp, shared) = (MemoryUdp::default(), shared());
+        shared.give_up_udp_gso();
+        let packets: Vec<_> = [100, 100, 60].map(testing::udp4).into();
+        let queue: Vec<_> = packets.iter().cloned().map(plain).collect();
+        carry(&queue, &udp, &shared);
+        assert_eq!(inner(&udp), packets);
+        assert!(udp.sent.borrow().iter().all(|m| m.datagrams.len() == 1));
+    }
+
+    #[test]
+    fn counters_count_on_beyond_32_bits_and_survive_the_end_of_64() {
+        for start in [u64::from(u32::MAX), (1 << 53) - 1, u64::MAX] {
+            let (udp, shared) = (MemoryUdp::default(), shared());
+            let table = shared.table.load();
+            let peer = &table.peers()[0].traffic.sent;
+            for traffic in [&shared.outbound.traffic, peer] {
+                traffic.add(start, start);
+            }
+            shared.outbound.drop(DropReason::NotIp, start);
+            let packet = testing::udp4(100);
+            let bytes = 2 * packet.len() as u64;
+            let queue = [
+                plain(packet.clone()),
+                plain(packet),
+                plain(vec![0; 60]),
+                plain(vec![0; 60]),
+            ];
+            carry(&queue, &udp, &shared);
+            for traffic in [&shared.outbound.traffic, peer] {
+                assert_eq!(traffic.packets.get(), start.wrapping_add(2));
+                assert_eq!(traffic.bytes.get(), start.wrapping_add(bytes));
+            }
+            let dropped = shared.outbound.dropped(DropReason::NotIp);
+            assert_eq!(dropped, start.wrapping_add(2));
+        }
     }
 
     #[test]

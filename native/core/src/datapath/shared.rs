@@ -20,6 +20,8 @@ pub struct Shared {
     pub inbound: ThreadCounters,
     /// The device's MTU in bytes.
     pub mtu_bytes: usize,
+    /// Whether the TUN takes joined UDP datagrams.
+    pub tun_uso: bool,
     udp_gso: AtomicBool,
     last_refused: Mutex<Option<RefusedPacket>>,
     failure: Mutex<Option<String>>,
@@ -46,6 +48,7 @@ impl Shared {
             outbound: ThreadCounters::default(),
             inbound: ThreadCounters::default(),
             mtu_bytes,
+            tun_uso: true,
             udp_gso: AtomicBool::new(udp_gso),
             last_refused: Mutex::new(None),
             failure: Mutex::new(None),

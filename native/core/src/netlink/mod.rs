@@ -4,6 +4,7 @@ mod fdb;
 mod link;
 mod monitor;
 mod neighbour;
+mod nftables;
 mod request;
 mod route;
 mod value;
@@ -24,6 +25,7 @@ pub use fdb::FdbEntry;
 pub use link::{Link, LinkChanges, Vxlan, VxlanSpec};
 pub use monitor::Events;
 pub use neighbour::Neighbour;
+pub use nftables::{NftablesChange, NftablesMonitor};
 pub use route::{Route, RouteSpec};
 pub use value::{Mac, NotAMac, NotAPrefix, Prefix};
 

@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 
-use super::{
-    DatagramPort, INBOX_SLOT_BYTES, INBOX_SLOTS, Outgoing, PacketPort, Received, Span, Wake,
-};
+use super::{DatagramPort, Outgoing, PacketPort, Poller, Ports, Received, Span, Wake, inbox_slot};
 
 /// A TUN side. A wait with nothing left to read ends as if the engine were closing.
 #[derive(Default)]
@@ -17,6 +15,8 @@ pub struct MemoryTun {
     pub written: RefCell<Vec<Vec<u8>>>,
     /// Errors (errno) that the next writes give.
     pub write_errors: RefCell<VecDeque<i32>>,
+    /// Whether the engine is closing.
+    pub stopped: Cell<bool>,
 }
 
 impl PacketPort for MemoryTun {
@@ -29,7 +29,7 @@ impl PacketPort for MemoryTun {
     }
 
     fn stopped(&self) -> bool {
-        false
+        self.stopped.get()
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -88,15 +88,22 @@ impl DatagramPort for MemoryUdp {
         })
     }
 
-    fn receive(&self, arena: &mut [u8], received: &mut Vec<Received>) -> io::Result<()> {
+    fn receive(
+        &self,
+        arena: &mut [u8],
+        slots: usize,
+        received: &mut Vec<Received>,
+    ) -> io::Result<()> {
         received.clear();
         let mut queue = self.to_receive.borrow_mut();
-        for slot in 0..INBOX_SLOTS {
+        for slot in 0..slots {
             let Some((source, tos, segment, bytes)) = queue.pop_front() else {
                 break;
             };
+            let (near, whole) = inbox_slot(slot);
+            let fits = bytes.len() <= near.len;
             let span = Span {
-                start: slot * INBOX_SLOT_BYTES,
+                start: if fits { near.start } else { whole.start },
                 len: bytes.len(),
             };
             arena[span.start..span.start + span.len].copy_from_slice(&bytes);
@@ -146,5 +153,21 @@ impl DatagramPort for MemoryUdp {
         };
         self.sent.borrow_mut().push(sent);
         Ok(1)
+    }
+}
+
+/// Looks at both queues. A wait with nothing left ends as if the engine were closing.
+pub struct MemoryPoller<'a>(pub &'a MemoryTun, pub &'a MemoryUdp);
+
+impl Poller for MemoryPoller<'_> {
+    fn poll(&self, ports: Ports, sleep: bool) -> io::Result<Ports> {
+        let ready = Ports {
+            tun: ports.tun && !self.0.to_read.borrow().is_empty(),
+            udp: ports.udp && !self.1.to_receive.borrow().is_empty(),
+        };
+        if sleep && !ready.any() {
+            self.0.stopped.set(true);
+        }
+        Ok(ready)
     }
 }

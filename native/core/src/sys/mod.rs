@@ -1,10 +1,12 @@
 //! The system-call edge: the only place with `unsafe`.
+pub mod burst;
 pub mod control;
 pub mod peer;
 pub mod poll;
 pub mod thread;
 pub mod tun;
 pub mod udp;
+pub mod xtables;
 
 use std::ffi::c_int;
 use std::io;

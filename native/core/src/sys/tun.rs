@@ -3,7 +3,7 @@ use std::ffi::{c_char, c_int, c_uint};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
@@ -34,6 +34,11 @@ const OFFLOADS: [c_uint; 4] = [
 pub struct TunOffloads(c_uint);
 
 impl TunOffloads {
+    /// Whether UDP datagrams of equal size may travel as one, both ways.
+    pub fn udp_segmentation(self) -> bool {
+        self.0 & USO == USO
+    }
+
     /// Name and whether it is on, for each.
     pub fn named(self) -> [(&'static str, bool); 5] {
         let on = |bit: c_uint| self.0 & bit != 0;
@@ -87,7 +92,7 @@ impl Tun {
         let header_len = virtio::HEADER_LEN as c_int;
         // SAFETY: TUNSETVNETHDRSZ reads one int, which outlives the call.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &header_len) })?;
-        let offloads = probe_offloads(&file, offloads)?;
+        let offloads = first_accepted(offloads, |flags| set_offloads(&file, flags))?;
         Ok(Self {
             file,
             stop,
@@ -106,6 +111,12 @@ impl Tun {
     /// What the device accepted.
     pub fn offloads(&self) -> TunOffloads {
         self.offloads
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -177,13 +188,27 @@ struct DriverInfo {
     rest: [u8; 160],
 }
 
-fn probe_offloads(file: &File, choices: &[c_uint]) -> io::Result<TunOffloads> {
+fn set_offloads(file: &File, flags: c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes a number.
+    check(unsafe {
+        libc::ioctl(
+            file.as_raw_fd(),
+            libc::TUNSETOFFLOAD as _,
+            libc::c_ulong::from(flags),
+        )
+    })?;
+    Ok(())
+}
+
+/// The first of `choices` that `set` accepts; its last error where it accepts none.
+fn first_accepted(
+    choices: &[c_uint],
+    mut set: impl FnMut(c_uint) -> io::Result<()>,
+) -> io::Result<TunOffloads> {
     let mut refusal = io::Error::from_raw_os_error(libc::EINVAL);
-    for &offloads in choices {
-        let value = libc::c_ulong::from(offloads);
-        // SAFETY: TUNSETOFFLOAD takes a number.
-        match check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, value) }) {
-            Ok(_) => return Ok(TunOffloads(offloads)),
+    for &flags in choices {
+        match set(flags) {
+            Ok(()) => return Ok(TunOffloads(flags)),
             Err(error) => refusal = error,
         }
     }
@@ -210,5 +235,31 @@ mod tests {
             let error = Tun::open(name, stop).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{name:?}");
         }
+    }
+
+    /// What is on, by name, with a kernel that refuses every request with a flag of `unknown`.
+    fn accepted(unknown: c_uint) -> Vec<&'static str> {
+        let set = |flags: c_uint| match flags & unknown {
+            0 => Ok(()),
+            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        };
+        let offloads = first_accepted(&OFFLOADS, set).unwrap();
+        let on = offloads.named().into_iter().filter(|(_, on)| *on);
+        on.map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_refused_offload_costs_one_step_and_is_reported() {
+        let tso = ["tunChecksum", "tunTso4", "tunTso6", "tunTsoEcn"];
+        assert_eq!(accepted(0), [&tso[..], &["tunUso"]].concat());
+        assert_eq!(accepted(USO), tso);
+        assert_eq!(accepted(0x20), tso, "half of it is of no use");
+        for flag in [TSO4, TSO6, TSO_ECN] {
+            assert_eq!(accepted(USO | flag), ["tunChecksum"]);
+        }
+        assert_eq!(accepted(CHECKSUM), [""; 0]);
+        let refuse = |_| Err(io::Error::from_raw_os_error(libc::EPERM));
+        let error = first_accepted(&OFFLOADS, refuse).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     }
 }

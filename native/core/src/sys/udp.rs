@@ -2,19 +2,24 @@
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use super::check;
 use super::control::Control;
 use super::poll::Stop;
-use crate::port::{DatagramPort, INBOX_SLOT_BYTES, INBOX_SLOTS, Outgoing, Received, Span, Wake};
+use crate::port::{
+    DatagramPort, INBOX_NEAR_BYTES, INBOX_SLOT_BYTES, INBOX_SLOTS, Outgoing, Received, Span, Wake,
+    inbox_slot,
+};
 
 /// Source ports to spread flows over: what a NIC's queues and equal-cost paths are chosen by.
 const SENDERS: usize = 8;
 /// Bytes asked for; without CAP_NET_ADMIN the kernel gives what net.core.rmem_max allows.
 const RECEIVE_BUFFER_BYTES: c_int = 8 << 20;
 const SEND_BUFFER_BYTES: c_int = 1 << 20;
+/// Slots of one recvmmsg while little comes.
+const FEW: usize = 8;
 /// Messages and pieces of one sendmmsg.
 const MESSAGES: usize = 64;
 const PIECES: usize = 512;
@@ -43,16 +48,29 @@ impl Udp {
     /// Binds the wildcard address of `local`'s family to `port` (as the kernel's device does), and the sending
     /// sockets to `local`. Probes segmentation and its reverse.
     pub fn open(local: IpAddr, port: u16, stop: Arc<Stop>) -> Result<Self, OpenError> {
+        let switch_on =
+            |fd: &OwnedFd, option: c_int, value: c_int| set(fd, libc::SOL_UDP, option, value);
+        Self::open_with(local, port, stop, switch_on)
+    }
+
+    /// As `open`; `switch_on` sets an option of SOL_UDP, or says that there is none such.
+    fn open_with(
+        local: IpAddr,
+        port: u16,
+        stop: Arc<Stop>,
+        switch_on: impl Fn(&OwnedFd, c_int, c_int) -> io::Result<()>,
+    ) -> Result<Self, OpenError> {
         // First, because a missing local address says more than anything else about what is wrong.
         let senders = (0..SENDERS)
             .map(|_| open_sender(local))
             .collect::<io::Result<Vec<_>>>();
         let senders = senders.map_err(OpenError::Sender)?;
-        let (receiver, gro) = open_receiver(local, port).map_err(OpenError::Receiver)?;
+        let receiver = open_receiver(local, port).map_err(OpenError::Receiver)?;
+        let gro = switch_on(&receiver, libc::UDP_GRO, 1).is_ok();
         // Segment size 0 is the default: only a kernel without the option refuses it.
         let gso = senders
             .iter()
-            .all(|fd| set(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok());
+            .all(|fd| switch_on(fd, libc::UDP_SEGMENT, 0).is_ok());
         Ok(Self {
             receiver,
             senders,
@@ -104,7 +122,7 @@ fn open_sender(local: IpAddr) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn open_receiver(local: IpAddr, port: u16) -> io::Result<(OwnedFd, bool)> {
+fn open_receiver(local: IpAddr, port: u16) -> io::Result<OwnedFd> {
     let fd = socket(local)?;
     let wildcard: IpAddr = match local {
         IpAddr::V4(_) => {
@@ -116,7 +134,6 @@ fn open_receiver(local: IpAddr, port: u16) -> io::Result<(OwnedFd, bool)> {
             Ipv6Addr::UNSPECIFIED.into()
         }
     };
-    let gro = set(&fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
     grow(
         &fd,
         libc::SO_RCVBUFFORCE,
@@ -124,7 +141,14 @@ fn open_receiver(local: IpAddr, port: u16) -> io::Result<(OwnedFd, bool)> {
         RECEIVE_BUFFER_BYTES,
     );
     bind(&fd, SocketAddr::new(wildcard, port))?;
-    Ok((fd, gro))
+    Ok(fd)
+}
+
+/// The socket that receives.
+impl AsFd for Udp {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
 }
 
 impl DatagramPort for Udp {
@@ -132,61 +156,18 @@ impl DatagramPort for Udp {
         self.stop.wait(self.receiver.as_fd(), libc::POLLIN, -1)
     }
 
-    fn receive(&self, arena: &mut [u8], received: &mut Vec<Received>) -> io::Result<()> {
-        received.clear();
-        // SAFETY: mmsghdr is plain data for which all zeroes is a valid value.
-        let mut headers: [libc::mmsghdr; INBOX_SLOTS] = unsafe { std::mem::zeroed() };
-        let mut iovecs = [EMPTY_IOVEC; INBOX_SLOTS];
-        let mut controls = [Control::EMPTY; INBOX_SLOTS];
-        let mut names = [Name::EMPTY; INBOX_SLOTS];
-        let slots = arena.chunks_exact_mut(INBOX_SLOT_BYTES).zip(&mut iovecs);
-        let extras = controls.iter_mut().zip(&mut names);
-        let mut count = 0;
-        for ((header, (slot, iovec)), (control, name)) in headers.iter_mut().zip(slots).zip(extras)
-        {
-            iovec.iov_base = slot.as_mut_ptr().cast();
-            iovec.iov_len = slot.len();
-            header.msg_hdr.msg_iov = iovec;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_name = (&raw mut *name).cast();
-            header.msg_hdr.msg_namelen = size_of::<Name>() as _;
-            header.msg_hdr.msg_control = control.as_mut_ptr();
-            header.msg_hdr.msg_controllen = Control::capacity() as _;
-            count += 1;
+    fn receive(
+        &self,
+        arena: &mut [u8],
+        slots: usize,
+        received: &mut Vec<Received>,
+    ) -> io::Result<()> {
+        // Preparing slots costs more than one datagram does: few for a trickle.
+        if slots <= FEW {
+            receive_into::<FEW>(&self.receiver, arena, slots, received)
+        } else {
+            receive_into::<INBOX_SLOTS>(&self.receiver, arena, slots, received)
         }
-        let (fd, flags) = (self.receiver.as_raw_fd(), libc::MSG_DONTWAIT);
-        // SAFETY: the headers point to buffers, names and control blocks of the lengths given, all of which are
-        // exclusively ours and outlive the call; the first `count` headers are filled.
-        let filled = check(unsafe {
-            libc::recvmmsg(
-                fd,
-                headers.as_mut_ptr(),
-                count,
-                flags as _,
-                std::ptr::null_mut(),
-            )
-        })?;
-        let filled = headers
-            .iter()
-            .take(filled as usize)
-            .zip(controls.iter().zip(&names));
-        for (slot, (header, (control, name))) in filled.enumerate() {
-            let Some(source) = name.decode() else {
-                continue;
-            };
-            let span = Span {
-                start: slot * INBOX_SLOT_BYTES,
-                len: header.msg_len as usize,
-            };
-            let (tos, segment) = read_control(control, header.msg_hdr.msg_controllen);
-            received.push(Received {
-                span,
-                source,
-                tos,
-                segment,
-            });
-        }
-        Ok(())
     }
 
     fn senders(&self) -> usize {
@@ -254,6 +235,86 @@ impl DatagramPort for Udp {
             libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags as _)
         })?;
         Ok(sent as usize)
+    }
+}
+
+fn receive_into<const SLOTS: usize>(
+    receiver: &OwnedFd,
+    arena: &mut [u8],
+    slots: usize,
+    received: &mut Vec<Received>,
+) -> io::Result<()> {
+    received.clear();
+    // SAFETY: mmsghdr is plain data for which all zeroes is a valid value.
+    let mut headers: [libc::mmsghdr; SLOTS] = unsafe { std::mem::zeroed() };
+    let mut iovecs = [[EMPTY_IOVEC; 2]; SLOTS];
+    let mut controls = [Control::EMPTY; SLOTS];
+    let mut names = [Name::EMPTY; SLOTS];
+    let (near, whole) = arena
+        .split_at_mut_checked(INBOX_SLOTS * INBOX_NEAR_BYTES)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let buffers = near
+        .chunks_exact_mut(INBOX_NEAR_BYTES)
+        .zip(whole.chunks_exact_mut(INBOX_SLOT_BYTES));
+    let extras = iovecs.iter_mut().zip(controls.iter_mut().zip(&mut names));
+    let mut count = 0;
+    for ((header, (near, whole)), (iovec, (control, name))) in
+        headers.iter_mut().zip(buffers).zip(extras).take(slots)
+    {
+        let far = whole.get_mut(near.len()..).unwrap_or_default();
+        *iovec = [near, far].map(|part| libc::iovec {
+            iov_base: part.as_mut_ptr().cast(),
+            iov_len: part.len(),
+        });
+        header.msg_hdr.msg_iov = iovec.as_mut_ptr();
+        header.msg_hdr.msg_iovlen = iovec.len() as _;
+        header.msg_hdr.msg_name = (&raw mut *name).cast();
+        header.msg_hdr.msg_namelen = size_of::<Name>() as _;
+        header.msg_hdr.msg_control = control.as_mut_ptr();
+        header.msg_hdr.msg_controllen = Control::capacity() as _;
+        count += 1;
+    }
+    let (fd, flags) = (receiver.as_raw_fd(), libc::MSG_DONTWAIT);
+    // SAFETY: the headers point to buffers, names and control blocks of the lengths given, all of which are
+    // exclusively ours and outlive the call; the first `count` headers are filled.
+    let filled = check(unsafe {
+        libc::recvmmsg(
+            fd,
+            headers.as_mut_ptr(),
+            count,
+            flags as _,
+            std::ptr::null_mut(),
+        )
+    })?;
+    let filled = headers
+        .iter()
+        .take(filled as usize)
+        .zip(controls.iter().zip(&names));
+    for (slot, (header, (control, name))) in filled.enumerate() {
+        let Some(source) = name.decode() else {
+            continue;
+        };
+        let (tos, segment) = read_control(control, header.msg_hdr.msg_controllen);
+        received.push(Received {
+            span: join_parts(arena, slot, header.msg_len as usize),
+            source,
+            tos,
+            segment,
+        });
+    }
+    Ok(())
+}
+
+/// Where the `len` bytes of a buffer are: longer ones get their near part put in front of the rest.
+fn join_parts(arena: &mut [u8], slot: usize, len: usize) -> Span {
+    let (near, whole) = inbox_slot(slot);
+    let far = len > near.len;
+    if far {
+        arena.copy_within(near.start..near.start + near.len, whole.start);
+    }
+    Span {
+        start: if far { whole.start } else { near.start },
+        len,
     }
 }
 
@@ -422,16 +483,22 @@ mod tests {
     use super::*;
     use crate::port::{Area, Message, Piece};
 
-    fn exchange(local: &str) {
+    /// Opens sockets of a kernel that does not know `unknown`, and sends messages from one to the other.
+    fn exchange(local: &str, unknown: &[c_int]) -> Udp {
         let local: IpAddr = local.parse().unwrap();
         let stop = Arc::new(Stop::new().unwrap());
+        let switch_on = |fd: &OwnedFd, option: c_int, value: c_int| match unknown.contains(&option)
+        {
+            false => set(fd, libc::SOL_UDP, option, value),
+            true => Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT)),
+        };
         // The port is the kernel's choice: bind 0 first to learn a free one.
         let free = std::net::UdpSocket::bind((local, 0))
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
-        let udp = Udp::open(local, free, stop).unwrap();
+        let udp = Udp::open_with(local, free, stop, switch_on).unwrap();
         let packets: Vec<u8> = (0..250u8).collect();
         let piece = |start, len| Piece {
             area: Area::Packets,
@@ -456,11 +523,11 @@ mod tests {
             messages: &messages,
         };
         assert_eq!(udp.send(0, &outgoing).unwrap(), 2);
-        let mut arena = vec![0; INBOX_SLOTS * INBOX_SLOT_BYTES];
+        let mut arena = vec![0; crate::port::INBOX_BYTES];
         let (mut received, mut bytes, mut toses) = (Vec::new(), Vec::new(), Vec::new());
         while bytes.len() < 350 {
             assert_eq!(udp.wait_readable().unwrap(), Wake::Ready);
-            udp.receive(&mut arena, &mut received).unwrap();
+            udp.receive(&mut arena, FEW, &mut received).unwrap();
             for one in &received {
                 assert_eq!(one.source, local);
                 bytes.extend_from_slice(one.span.of(&arena));
@@ -469,18 +536,41 @@ mod tests {
         }
         assert_eq!(bytes, [&packets[..], &packets[..100]].concat());
         assert_eq!((toses.first(), toses.last()), (Some(&2), Some(&0)));
-        let error = udp.receive(&mut arena, &mut received).unwrap_err();
+        let error = udp.receive(&mut arena, FEW, &mut received).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        udp
+    }
+
+    #[test]
+    fn a_kernel_without_segmentation_or_its_reverse_carries_all_the_same() {
+        let udp = exchange("127.0.0.1", &[libc::UDP_SEGMENT]);
+        assert!(!udp.gso());
+        let udp = exchange("127.0.0.1", &[libc::UDP_GRO]);
+        assert!(!udp.gro());
+        let udp = exchange("::1", &[libc::UDP_GRO, libc::UDP_SEGMENT]);
+        assert!(!udp.gro() && !udp.gso());
+    }
+
+    #[test]
+    fn a_long_datagram_is_put_together_and_a_short_one_stays() {
+        let mut arena: Vec<u8> = vec![0; crate::port::INBOX_BYTES];
+        let (near, whole) = inbox_slot(3);
+        arena[near.start..near.start + near.len].fill(1);
+        arena[whole.start + near.len..whole.start + whole.len].fill(2);
+        let short = join_parts(&mut arena, 3, near.len);
+        assert_eq!(short.of(&arena), vec![1; near.len]);
+        let long = join_parts(&mut arena, 3, near.len + 9);
+        assert_eq!(long.of(&arena), [vec![1; near.len], vec![2; 9]].concat());
     }
 
     #[test]
     fn messages_arrive_with_their_tos_over_ipv4() {
-        exchange("127.0.0.1");
+        exchange("127.0.0.1", &[]);
     }
 
     #[test]
     fn messages_arrive_with_their_class_over_ipv6() {
-        exchange("::1");
+        exchange("::1", &[]);
     }
 
     #[test]
