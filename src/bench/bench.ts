@@ -1,6 +1,9 @@
+import { systemClock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import { type Namespaces, openNamespaces } from "../demo/lab.ts";
+import { tryProgram } from "../demo/process.ts";
 import type { EngineStats } from "../native/ports.ts";
+import { processCpuSeconds } from "./cpu.ts";
 import { type Design, designs } from "./design.ts";
 import { meters } from "./measure.ts";
 import type { Mode } from "./mode.ts";
@@ -21,6 +24,8 @@ export interface PacketResult {
   readonly rows: readonly Row[];
   /** Designs that could not be measured here. */
   readonly skipped: readonly { readonly name: string; readonly reason: string }[];
+  /** Designs whose programs kept CPUs busy while nothing was measured over them: they slow all the others down. */
+  readonly restless: readonly { readonly design: string; readonly mode: Mode; readonly cores: number }[];
   /** Packets that our engines dropped in all runs, by design, mode and reason. */
   readonly drops: readonly {
     readonly design: string;
@@ -47,6 +52,7 @@ export async function benchPackets(
   const skipped = new Map(missing.map(({ name, reason }) => [name, reason]));
   const measured: Row[] = [];
   const drops: PacketResult["drops"][number][] = [];
+  const restless: PacketResult["restless"][number][] = [];
   for (const mode of modes) {
     await using namespaces = await openNamespaces("bench");
     // Whatever runs just then ends at once, and with an error.
@@ -71,6 +77,8 @@ export async function benchPackets(
     for (let round = 1; round <= rounds; round++) {
       say(`${mode}: round ${round} of ${rounds}`);
       runs.push(...(await measureRound({ rows, round, seconds, pairs }, { say, stop })));
+      // By then all of them have carried something.
+      if (round === 1) restless.push(...(await findRestless(pairs, mode)));
     }
     measured.push(...rows.map((row) => rowOf(row, mode, runs)).filter((row) => row !== undefined));
     for (const [design, pair] of pairs) {
@@ -78,7 +86,12 @@ export async function benchPackets(
       if (pair.engines.length > 0) drops.push({ design, mode, reasons });
     }
   }
-  return { rows: measured, drops, skipped: [...skipped].map(([name, reason]) => ({ name, reason })) };
+  return {
+    rows: measured,
+    drops,
+    restless,
+    skipped: [...skipped].map(([name, reason]) => ({ name, reason })),
+  };
 }
 
 async function setUp(
@@ -119,6 +132,30 @@ async function measureRound(
     }
   }
   return runs;
+}
+
+const restMs = 500;
+const restCoresMax = 0.1;
+
+async function findRestless(pairs: ReadonlyMap<string, Pair>, mode: Mode): Promise<PacketResult["restless"]> {
+  const before = [];
+  for (const [design, { hosts }] of pairs) {
+    const listed = await Promise.all(
+      [hosts.sender, hosts.receiver].map((namespace) => tryProgram(["ip", "netns", "pids", namespace])),
+    );
+    for (const pid of listed.flatMap(({ output }) => output.split("\n").filter((line) => line !== ""))) {
+      before.push({ design, pid: Number(pid), used: processCpuSeconds(Number(pid)), at: performance.now() });
+    }
+  }
+  await systemClock.sleep(restMs);
+  const cores = new Map<string, number>();
+  for (const { design, pid, used, at } of before) {
+    const spent = (processCpuSeconds(pid) - used) / ((performance.now() - at) / 1000);
+    cores.set(design, (cores.get(design) ?? 0) + Math.max(0, spent));
+  }
+  return [...cores]
+    .filter(([, busy]) => busy > restCoresMax)
+    .map(([design, busy]) => ({ design, mode, cores: Math.round(busy * 100) / 100 }));
 }
 
 /** Ends a pair's engines. @returns what they dropped, reasons never met left out */

@@ -9,6 +9,7 @@ import { readReport } from "../status/admin-socket.ts";
 import type { StatusReport } from "../status/report.ts";
 import { device, overlayMtuBytes, port, vni } from "./address.ts";
 import type { EngineSetup } from "./agent.ts";
+import { processCpuSeconds } from "./cpu.ts";
 import { ip } from "./pair.ts";
 import { resultOf, runInside, startAgent } from "./program.ts";
 
@@ -242,14 +243,6 @@ async function waitReady(
     { leases },
     { cause: new Error(daemon.errorTail().trim().split("\n").at(-1)) },
   );
-}
-
-/** CPU time that a process has used (proc_pid_stat(5), fields 14 and 15). */
-function processCpuSeconds(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-  // The name may have spaces and parentheses.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
 function residentMiB(pid: number): number {

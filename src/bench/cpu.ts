@@ -25,3 +25,18 @@ export function parseCpuTime(stat: string): CpuTime {
 export function readCpuTime(): CpuTime {
   return parseCpuTime(readFileSync("/proc/stat", "utf8"));
 }
+
+/** CPU time that a process has used, in seconds; 0 where it is gone (proc_pid_stat(5), fields 14 and 15). */
+export function processCpuSeconds(pid: number): number {
+  try {
+    return parseProcessCpu(readFileSync(`/proc/${pid}/stat`, "utf8"));
+  } catch {
+    return 0;
+  }
+}
+
+export function parseProcessCpu(stat: string): number {
+  // The name may have spaces and parentheses of its own.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
+}

@@ -43,6 +43,11 @@ export const designs: readonly Design[] = [
     join: (pair) => joinVxlan(pair, engineEnd(), engineEnd()),
   },
   {
+    name: "latency",
+    doc: "our engine at both ends, told to be good at latency",
+    join: (pair) => joinVxlan(pair, engineEnd({ latency: "latency" }), engineEnd({ latency: "latency" })),
+  },
+  {
     name: "from-kernel",
     doc: "the kernel's vxlan device without outer checksum sends, our engine receives",
     join: (pair) => joinVxlan(pair, kernelEnd("noudpcsum"), engineEnd()),

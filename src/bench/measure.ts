@@ -63,7 +63,7 @@ const echoPort = 5203;
 const payloadBytes = 64;
 /** A receiver waits so long for the first datagram, and so long for one more. */
 const firstMs = 5_000;
-const idleMs = 200;
+const idleMs = 400;
 /** What a run may take beyond its duration. */
 const graceMs = 20_000;
 

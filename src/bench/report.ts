@@ -151,13 +151,17 @@ function machineLine({ machine, seconds }: Report): string {
   return `flannel-lite ${version} on ${kind} with ${cores} cores of ${cpu} and ${memoryGiB} GiB, Linux ${kernel}, ${date}; ${seconds} s a run.`;
 }
 
-function notes({ skipped, drops, machine, facts }: Report): string[] {
+function notes({ skipped, drops, restless, machine, facts }: Report): string[] {
   const binary = facts.find(({ name }) => name === "binary");
   return [
     ...(binary === undefined ? [] : [`The binary has ${short(binary.value)} ${binary.unit}.`]),
     ...(machine.othersBusyCores > 0.1
       ? [`Before the start others kept ${machine.othersBusyCores} cores busy: the figures are theirs too.`]
       : []),
+    ...restless.map(
+      ({ design, mode, cores }) =>
+        `While nothing was measured over it, ${design} kept ${cores} cores busy in mode ${mode}: all figures suffer from it.`,
+    ),
     ...skipped.map(({ name, reason }) => `Not measured: ${name}: ${reason}.`),
     ...drops
       .filter(({ reasons }) => Object.keys(reasons).length > 0)

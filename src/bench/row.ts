@@ -32,6 +32,7 @@ export const rowSpecs: readonly RowSpec[] = [
     aim: 1.1,
   },
   { name: "rtt/default", meter: "rtt", of: "userspace", against: "kernel", must: 1.8, aim: 1.3 },
+  { name: "rtt/latency", meter: "rtt", of: "latency", against: "kernel", must: 1.1, aim: 0.95 },
   {
     name: "cpu/userspace",
     meter: "tcp1",

@@ -180,7 +180,7 @@ function ruleLines(listing: string): string[] {
   return listing
     .split("\n")
     .map((line) => line.trim())
-    .filter((line) => / (accept|return|masquerade( fully-random)?)$/.test(line));
+    .filter((line) => line !== "" && !/^(table|chain|type|comment|\}) ?/.test(line));
 }
 
 function difference(name: string, before: string | undefined, after: string): Changes {

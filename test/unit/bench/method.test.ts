@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { parseCpuTime } from "../../../src/bench/cpu.ts";
+import { parseCpuTime, parseProcessCpu } from "../../../src/bench/cpu.ts";
 import { designs } from "../../../src/bench/design.ts";
 import { modes, parseFeatures, wantedFeatures } from "../../../src/bench/mode.ts";
 import { plannedRuns, type Run, rowOf, type RowSpec, rowSpecs } from "../../../src/bench/row.ts";
@@ -135,6 +135,11 @@ describe("bench rows", () => {
 test("bench: busy time leaves out idle, waiting and what the hypervisor took", () => {
   const stat = "cpu  100 10 200 9999 8888 30 40 500 60 7\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
   expect(parseCpuTime(stat)).toEqual({ busy: 3.8, stolen: 5 });
+});
+
+test("bench: a process's CPU time is found behind a name with spaces and parentheses", () => {
+  const stat = "42 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 1 0 99";
+  expect(parseProcessCpu(stat)).toBe(2);
 });
 
 describe("bench flags", () => {

@@ -28,6 +28,7 @@ const report: Report = {
     { ...row, name: "pps64/userspace", ratio: 0.5, unit: "kpps", lost: [0.4, 0], must: 1.1, aim: 1.4 },
   ],
   skipped: [{ name: "tinc", reason: "tinc is not installed" }],
+  restless: [{ design: "tinc", mode: "wire", cores: 0.5 }],
   drops: [{ design: "userspace", mode: "wire", reasons: { multicast: 4 } }],
   facts: [
     { name: "binary", value: 114.1, unit: "MiB" },
@@ -63,6 +64,7 @@ test("bench: what was not measured and what was dropped is said", () => {
   for (const text of [reportText(report), reportMarkdown(report)]) {
     expect(text).toContain("Not measured: tinc: tinc is not installed.");
     expect(text).toContain("4 multicast");
+    expect(text).toContain("tinc kept 0.5 cores busy");
     expect(text).toContain("Linux 6.1.0, 2000-01-01; 2 s a run");
     expect(text).not.toContain("others kept");
   }
