@@ -29,6 +29,8 @@ export interface KeeperContext {
 /** Takes and keeps our own lease. */
 export interface Keeper {
   readonly lease: Lease;
+  /** When the store last wrote it for us; undefined while it is only remembered from an earlier run. */
+  readonly confirmedAt: Date | undefined;
   /** Why the store does not confirm the lease; undefined while all is well. */
   readonly trouble: string | undefined;
   /** Who has our subnet in our place; then nothing may be sent for it. Undefined while it is ours. */
@@ -66,6 +68,7 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
   const { store, request, renewMarginMs, onConflict, log, clock } = context;
   const { node } = request;
   let { lease, heldUntil, trouble } = first;
+  let confirmedAt = trouble === undefined ? clock.now() : undefined;
   let conflict: string | undefined;
   let wanted: LeaseAttributes | undefined;
   let woken = trouble !== undefined;
@@ -79,6 +82,7 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
     if (conflict !== undefined)
       log.info("our subnet is ours alone", { subnet: leaseKey(held.lease.subnets) });
     ({ lease, heldUntil } = held);
+    confirmedAt = clock.now();
     if (wanted !== undefined && sameAttributes(wanted, lease.attributes)) wanted = undefined;
     conflict = undefined;
   };
@@ -126,6 +130,9 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
   return {
     get lease() {
       return lease;
+    },
+    get confirmedAt() {
+      return confirmedAt;
     },
     get trouble() {
       return trouble;

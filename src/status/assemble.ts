@@ -127,7 +127,10 @@ function overlayReport({
   };
 }
 
-function leaseReport({ lease, trouble, conflict }: Keeper, clock: Clock): NonNullable<StatusReport["lease"]> {
+function leaseReport(
+  { lease, confirmedAt, trouble, conflict }: Keeper,
+  clock: Clock,
+): NonNullable<StatusReport["lease"]> {
   const { subnets, attributes, expiresAt }: Lease = lease;
   return {
     subnets: subnetsOf(subnets).map(String),
@@ -136,6 +139,8 @@ function leaseReport({ lease, trouble, conflict }: Keeper, clock: Clock): NonNul
     expiresAt: expiresAt?.toISOString() ?? null,
     remainingSeconds:
       expiresAt === undefined ? null : Math.round((expiresAt.getTime() - clock.now().getTime()) / 1000),
+    ageSeconds:
+      confirmedAt === undefined ? null : Math.round((clock.now().getTime() - confirmedAt.getTime()) / 1000),
     trouble: conflict === undefined ? (trouble ?? null) : `another node has our subnet: ${conflict}`,
   };
 }

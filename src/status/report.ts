@@ -31,6 +31,8 @@ export interface StatusReport {
     readonly vtepMac: string;
     readonly expiresAt: string | null;
     readonly remainingSeconds: number | null;
+    /** Since the store last wrote it for us; null while it is only remembered. */
+    readonly ageSeconds: number | null;
     readonly trouble: string | null;
   };
   readonly peers: readonly PeerReport[];
@@ -86,8 +88,9 @@ export function statusText(report: StatusReport): string {
       lease.expiresAt === null
         ? "a reservation"
         : `expires ${lease.expiresAt} (in ${lease.remainingSeconds} s)`;
+    const age = lease.ageSeconds === null ? "remembered" : `${lease.ageSeconds} s old`;
     lines.push(
-      `lease      ${lease.subnets.join(", ")} for ${lease.publicIp}, VTEP ${lease.vtepMac}, ${expiry}`,
+      `lease      ${lease.subnets.join(", ")} for ${lease.publicIp}, VTEP ${lease.vtepMac}, ${age}, ${expiry}`,
     );
     if (lease.trouble !== null) lines.push(`           trouble: ${lease.trouble}`);
   }

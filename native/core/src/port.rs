@@ -79,26 +79,11 @@ impl Ports {
 }
 
 /// How many buffers one `receive` fills at most.
-pub const INBOX_SLOTS: usize = 128;
-/// Bytes of a buffer's first part. A datagram of an Ethernet's MTU fits, and a batch of those stays in the cache.
-pub const INBOX_NEAR_BYTES: usize = 1_600;
-/// Bytes of a whole buffer: any UDP payload, joined by GRO or not, fits.
+pub const INBOX_SLOTS: usize = 64;
+/// Bytes of one such buffer: any UDP payload, joined by GRO or not, fits.
 pub const INBOX_SLOT_BYTES: usize = 65_536;
-/// Bytes of all buffers: the near parts side by side, then room for whole ones.
-pub const INBOX_BYTES: usize = INBOX_SLOTS * (INBOX_NEAR_BYTES + INBOX_SLOT_BYTES);
-
-/// Where the near part of a buffer is, and where a whole one.
-pub fn inbox_slot(slot: usize) -> (Span, Span) {
-    let near = Span {
-        start: slot * INBOX_NEAR_BYTES,
-        len: INBOX_NEAR_BYTES,
-    };
-    let whole = Span {
-        start: INBOX_SLOTS * INBOX_NEAR_BYTES + slot * INBOX_SLOT_BYTES,
-        len: INBOX_SLOT_BYTES,
-    };
-    (near, whole)
-}
+/// Bytes of all buffers, side by side. What no datagram reached costs no memory.
+pub const INBOX_BYTES: usize = INBOX_SLOTS * INBOX_SLOT_BYTES;
 
 /// A part of an arena: kept by number, so that batches outlive no borrow and need no allocation.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

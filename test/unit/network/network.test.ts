@@ -26,6 +26,7 @@ function bench({ remembered }: { remembered?: readonly Lease[] } = {}) {
   let wakes = 0;
   const keeper = {
     lease: own as Lease,
+    confirmedAt: new Date(0),
     trouble: undefined as string | undefined,
     conflict: undefined as string | undefined,
     wake: () => wakes++,

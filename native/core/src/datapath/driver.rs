@@ -113,7 +113,7 @@ impl<T: PacketPort, U: DatagramPort, P: Poller> World<'_, T, U, P> {
         mut go_on: impl FnMut(Turn) -> bool,
     ) -> io::Result<()> {
         let mut spin = Spin::default();
-        let mut ready = Ports::BOTH;
+        let (mut ready, mut last) = (Ports::BOTH, Ports::default());
         while !self.tun.stopped() {
             let begun = Instant::now();
             let mut batches = [Batch::Empty; 2];
@@ -125,13 +125,16 @@ impl<T: PacketPort, U: DatagramPort, P: Poller> World<'_, T, U, P> {
                 *inn = inbound.batch(self.tun, self.udp, self.shared)?;
             }
             let turn = Turn::ending_now(begun, &batches);
-            if turn.batches > 0 && !go_on(turn) {
-                return Ok(());
+            if turn.batches > 0 {
+                last = ready;
+                if !go_on(turn) {
+                    return Ok(());
+                }
             }
             ready = if turn.more {
                 self.poller.poll(Ports::BOTH, false)?
             } else {
-                spin.wait(self.poller, turn.ended)?
+                spin.wait(self.poller, turn.ended, last)?
             };
         }
         Ok(())

@@ -14,9 +14,9 @@ use crate::wire::ip::{self, IpHeader};
 use crate::wire::virtio::{self, VnetHeader};
 use crate::wire::{TCP, checksum, put_u16, vxlan};
 
-/// Slots offered when little came last time, and per long message: those already fill the cache.
+/// Slots offered when little came last time, and when messages are long: those fill the cache.
 const FEW_SLOTS: usize = 8;
-const LONG_SLOTS: usize = 32;
+const LONG_SLOTS: usize = 16;
 /// From this mean length on, in bytes, messages are long.
 const LONG_BYTES: usize = 8 << 10;
 

@@ -76,48 +76,55 @@ impl Load {
 
 /// How long a thread looks for packets before it sleeps: a wake-up costs several microseconds.
 const SPIN: Duration = Duration::from_micros(60);
-/// A packet that came within this time of the one before would have been met by both ends' looking, had they.
+/// An answer within this time would have been met by looking, had both ends looked.
 const NEAR: Duration = Duration::from_micros(200);
-/// How many misses in a row end the looking; one hit begins it again.
+/// How many times in a row without an answer end the looking; one answer begins it again.
 const PATIENCE: u8 = 4;
 
-/// Looks for packets while looking has been paying.
+/// Looks for answers while looking has been paying. A stream that goes one way is better slept through: what comes in
+/// the meantime is carried in one batch.
 #[derive(Debug, Default)]
 pub struct Spin {
     patience: u8,
 }
 
 impl Spin {
-    /// Waits for a packet on either port, since `idle`.
-    pub fn wait(&mut self, poller: &impl Poller, idle: Instant) -> io::Result<Ports> {
+    /// Waits for a packet on either port, since `idle`; the one before came on `last`.
+    pub fn wait(&mut self, poller: &impl Poller, idle: Instant, last: Ports) -> io::Result<Ports> {
         if self.patience > 0 {
             loop {
                 let ready = poller.poll(Ports::BOTH, false)?;
                 let waited = idle.elapsed();
                 if ready.any() {
-                    self.learn(waited, SPIN);
+                    self.learn(is_answer(ready, last));
                     return Ok(ready);
                 }
                 if waited >= SPIN {
                     break;
                 }
+                // Whoever is to answer may need this processor.
                 thread::yield_now();
             }
         }
         let ready = poller.poll(Ports::BOTH, true)?;
         if ready.any() {
-            self.learn(idle.elapsed(), NEAR);
+            self.learn(is_answer(ready, last) && idle.elapsed() <= NEAR);
         }
         Ok(ready)
     }
 
-    fn learn(&mut self, waited: Duration, near: Duration) {
-        self.patience = if waited <= near {
+    fn learn(&mut self, paid: bool) {
+        self.patience = if paid {
             PATIENCE
         } else {
             self.patience.saturating_sub(1)
         };
     }
+}
+
+/// Whether something came from the other side than before.
+fn is_answer(ready: Ports, last: Ports) -> bool {
+    ready.tun && !last.tun || ready.udp && !last.udp
 }
 
 #[cfg(test)]
@@ -192,22 +199,36 @@ mod tests {
         }
     }
 
+    const TUN: Ports = Ports {
+        tun: true,
+        udp: false,
+    };
+
     #[test]
     fn looking_stops_when_it_does_not_pay_and_starts_again_when_it_would_have() {
         let (poller, mut spin) = (Quiet::default(), Spin::default());
         let long_ago = Instant::now() - NEAR * 2;
-        spin.wait(&poller, long_ago).unwrap();
+        spin.wait(&poller, long_ago, TUN).unwrap();
         assert_eq!(*poller.looks.borrow(), 0, "nothing is known to be near");
-        spin.learn(NEAR, NEAR);
+        spin.learn(true);
         for _ in 0..PATIENCE * 3 {
-            spin.wait(&poller, long_ago).unwrap();
+            spin.wait(&poller, long_ago, TUN).unwrap();
         }
         assert_eq!(*poller.looks.borrow(), usize::from(PATIENCE));
         assert_eq!(*poller.sleeps.borrow(), 1 + usize::from(PATIENCE) * 3);
-        spin.learn(NEAR + NEAR, NEAR);
-        assert_eq!(spin.patience, 0);
-        spin.learn(NEAR, NEAR);
-        spin.wait(&poller, long_ago).unwrap();
-        assert_eq!(*poller.looks.borrow(), usize::from(PATIENCE) + 1);
+        let later = Instant::now() + Duration::from_secs(3_600); // it is not over yet: no time has passed
+        spin.wait(&poller, later, TUN).unwrap();
+        assert_eq!(spin.patience, PATIENCE, "the answer was near");
+    }
+
+    #[test]
+    fn only_the_other_side_answers() {
+        let udp = Ports {
+            tun: false,
+            udp: true,
+        };
+        assert!(is_answer(udp, TUN) && is_answer(TUN, udp));
+        assert!(is_answer(Ports::BOTH, TUN));
+        assert!(!is_answer(TUN, TUN) && !is_answer(udp, Ports::BOTH));
     }
 }

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 
-use super::{DatagramPort, Outgoing, PacketPort, Poller, Ports, Received, Span, Wake, inbox_slot};
+use super::{
+    DatagramPort, INBOX_SLOT_BYTES, Outgoing, PacketPort, Poller, Ports, Received, Span, Wake,
+};
 
 /// A TUN side. A wait with nothing left to read ends as if the engine were closing.
 #[derive(Default)]
@@ -100,10 +102,8 @@ impl DatagramPort for MemoryUdp {
             let Some((source, tos, segment, bytes)) = queue.pop_front() else {
                 break;
             };
-            let (near, whole) = inbox_slot(slot);
-            let fits = bytes.len() <= near.len;
             let span = Span {
-                start: if fits { near.start } else { whole.start },
+                start: slot * INBOX_SLOT_BYTES,
                 len: bytes.len(),
             };
             arena[span.start..span.start + span.len].copy_from_slice(&bytes);

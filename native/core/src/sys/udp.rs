@@ -8,10 +8,7 @@ use std::sync::Arc;
 use super::check;
 use super::control::Control;
 use super::poll::Stop;
-use crate::port::{
-    DatagramPort, INBOX_NEAR_BYTES, INBOX_SLOT_BYTES, INBOX_SLOTS, Outgoing, Received, Span, Wake,
-    inbox_slot,
-};
+use crate::port::{DatagramPort, INBOX_SLOT_BYTES, INBOX_SLOTS, Outgoing, Received, Span, Wake};
 
 /// Source ports to spread flows over: what a NIC's queues and equal-cost paths are chosen by.
 const SENDERS: usize = 8;
@@ -247,27 +244,19 @@ fn receive_into<const SLOTS: usize>(
     received.clear();
     // SAFETY: mmsghdr is plain data for which all zeroes is a valid value.
     let mut headers: [libc::mmsghdr; SLOTS] = unsafe { std::mem::zeroed() };
-    let mut iovecs = [[EMPTY_IOVEC; 2]; SLOTS];
+    let mut iovecs = [EMPTY_IOVEC; SLOTS];
     let mut controls = [Control::EMPTY; SLOTS];
     let mut names = [Name::EMPTY; SLOTS];
-    let (near, whole) = arena
-        .split_at_mut_checked(INBOX_SLOTS * INBOX_NEAR_BYTES)
-        .ok_or(io::ErrorKind::InvalidInput)?;
-    let buffers = near
-        .chunks_exact_mut(INBOX_NEAR_BYTES)
-        .zip(whole.chunks_exact_mut(INBOX_SLOT_BYTES));
+    let buffers = arena.chunks_exact_mut(INBOX_SLOT_BYTES);
     let extras = iovecs.iter_mut().zip(controls.iter_mut().zip(&mut names));
     let mut count = 0;
-    for ((header, (near, whole)), (iovec, (control, name))) in
+    for ((header, buffer), (iovec, (control, name))) in
         headers.iter_mut().zip(buffers).zip(extras).take(slots)
     {
-        let far = whole.get_mut(near.len()..).unwrap_or_default();
-        *iovec = [near, far].map(|part| libc::iovec {
-            iov_base: part.as_mut_ptr().cast(),
-            iov_len: part.len(),
-        });
-        header.msg_hdr.msg_iov = iovec.as_mut_ptr();
-        header.msg_hdr.msg_iovlen = iovec.len() as _;
+        iovec.iov_base = buffer.as_mut_ptr().cast();
+        iovec.iov_len = buffer.len();
+        header.msg_hdr.msg_iov = iovec;
+        header.msg_hdr.msg_iovlen = 1;
         header.msg_hdr.msg_name = (&raw mut *name).cast();
         header.msg_hdr.msg_namelen = size_of::<Name>() as _;
         header.msg_hdr.msg_control = control.as_mut_ptr();
@@ -296,26 +285,16 @@ fn receive_into<const SLOTS: usize>(
         };
         let (tos, segment) = read_control(control, header.msg_hdr.msg_controllen);
         received.push(Received {
-            span: join_parts(arena, slot, header.msg_len as usize),
+            span: Span {
+                start: slot * INBOX_SLOT_BYTES,
+                len: header.msg_len as usize,
+            },
             source,
             tos,
             segment,
         });
     }
     Ok(())
-}
-
-/// Where the `len` bytes of a buffer are: longer ones get their near part put in front of the rest.
-fn join_parts(arena: &mut [u8], slot: usize, len: usize) -> Span {
-    let (near, whole) = inbox_slot(slot);
-    let far = len > near.len;
-    if far {
-        arena.copy_within(near.start..near.start + near.len, whole.start);
-    }
-    Span {
-        start: if far { whole.start } else { near.start },
-        len,
-    }
 }
 
 const EMPTY_IOVEC: libc::iovec = libc::iovec {
@@ -549,18 +528,6 @@ mod tests {
         assert!(!udp.gro());
         let udp = exchange("::1", &[libc::UDP_GRO, libc::UDP_SEGMENT]);
         assert!(!udp.gro() && !udp.gso());
-    }
-
-    #[test]
-    fn a_long_datagram_is_put_together_and_a_short_one_stays() {
-        let mut arena: Vec<u8> = vec![0; crate::port::INBOX_BYTES];
-        let (near, whole) = inbox_slot(3);
-        arena[near.start..near.start + near.len].fill(1);
-        arena[whole.start + near.len..whole.start + whole.len].fill(2);
-        let short = join_parts(&mut arena, 3, near.len);
-        assert_eq!(short.of(&arena), vec![1; near.len]);
-        let long = join_parts(&mut arena, 3, near.len + 9);
-        assert_eq!(long.of(&arena), [vec![1; near.len], vec![2; 9]].concat());
     }
 
     #[test]
