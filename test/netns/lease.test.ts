@@ -9,6 +9,7 @@ import {
   openTestOverlay,
   overlayRefused,
   ping,
+  pingSeries,
   pingAnswered,
   type TestOverlay,
   vtepAddress,
@@ -263,7 +264,7 @@ describe.skipIf(refused !== undefined)("lease", () => {
       const before = await Promise.all(daemons.map((daemon) => daemon.ready(2)));
       const [from, to] = [before[0], before[1]];
       if (from === undefined || to === undefined) throw new Error("three hosts");
-      const flow = ping(hostOf(net, 1), vtepAddress(to), ["-I", vtepAddress(from)], 60);
+      const flow = pingSeries(hostOf(net, 1), vtepAddress(to), ["-I", vtepAddress(from)], 60);
       await net.stopEtcd();
       await net.startEtcd({ wiped: true });
       const backIn = async (report: StatusReport, at: number) =>

@@ -9,7 +9,7 @@ import {
   type Daemon,
   openTestOverlay,
   overlayRefused,
-  ping,
+  pingSeries,
   type TestOverlay,
   vtepAddress,
 } from "../support/overlay.ts";
@@ -81,7 +81,12 @@ describe.skipIf(refused !== undefined)("outer header", () => {
   };
 
   const pingFar = (node: Node, family: 4 | 6, ...more: string[]) =>
-    ping(node.host, vtepAddress(far.report, family), ["-I", vtepAddress(node.report, family), ...more], 1);
+    pingSeries(
+      node.host,
+      vtepAddress(far.report, family),
+      ["-I", vtepAddress(node.report, family), ...more],
+      1,
+    );
 
   test("TOS, DF and TTL are what the kernel's device writes, for every ECN value and a DSCP, in both families", async () => {
     for (const family of families) {
