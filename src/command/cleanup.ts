@@ -1,21 +1,26 @@
+import { existsSync, rmSync } from "node:fs";
 import { systemClock } from "../base/clock.ts";
 import { FlannelError } from "../base/error.ts";
 import { silentLog } from "../base/log.ts";
 import type { Config } from "../config/schema.ts";
 import { openReconciler } from "../datapath/reconcile.ts";
 import { openUserspaceEngines } from "../datapath/userspace.ts";
+import { claimDevice } from "../host/claim.ts";
 import { openFirewall } from "../host/firewall/firewall.ts";
+import { macPath } from "../host/saved-mac.ts";
+import { snapshotPath } from "../host/snapshot.ts";
 import { isOwnSubnetEnv, readSubnetEnvNetworks, removeOwnSubnetEnv } from "../host/subnet-env.ts";
 import { openAddon } from "../native/addon.ts";
 import type { Addon } from "../native/ports.ts";
 import { firewallTable, ownerMark } from "../overlay.ts";
-import { emptyPlan } from "../plan/plan.ts";
+import { emptyPlan, type Step } from "../plan/plan.ts";
 import { stepText } from "../plan/text.ts";
 import { readReport } from "../status/admin-socket.ts";
 import { requireRoot } from "./run.ts";
 
 /**
- * Removes the devices, routes, firewall rules and files that a stopped daemon with this configuration left, and nothing else.
+ * Removes the devices, routes, firewall rules and files that a stopped daemon with this configuration left, and
+ * nothing else.
  * The lease stays in the store, so that the host gets the same subnet back; forwarding stays on.
  * @returns one line a removal
  */
@@ -41,15 +46,33 @@ export async function cleanup(config: Config, { json }: { json: boolean }): Prom
     log: silentLog,
     clock: systemClock,
   });
+  using claims = new DisposableStack();
+  // A daemon with another run directory would only make it all again.
+  for (const device of linksIn(await reconciler.preview(emptyPlan))) {
+    claims.use(claimDevice(addon, device, silentLog));
+  }
   reconciler.want(emptyPlan);
   const { steps, failed } = await reconciler.pass();
   kernel.close();
   if (failed[0] !== undefined) throw failed[0].error;
   const removed = steps.map(stepText);
   removed.push(...(await removeFirewallRules(config, addon)));
+  const { stateDir } = config.host;
+  const stateFiles = [
+    snapshotPath(stateDir, config.store.etcd.prefix),
+    ...linksIn(steps).map((device) => macPath(stateDir, device)),
+  ];
+  for (const path of stateFiles.filter((file) => existsSync(file))) {
+    rmSync(path);
+    removed.push(`- file ${path}`);
+  }
   if (removeOwnSubnetEnv(config.host)) removed.push(`- file ${config.host.subnetFile}`);
   if (json) return `${JSON.stringify({ removed })}\n`;
   return removed.length === 0 ? "nothing of ours is here\n" : removed.map((line) => `${line}\n`).join("");
+}
+
+function linksIn(steps: readonly Step[]): string[] {
+  return steps.flatMap(({ item }) => (item.type === "link" ? [item.value.name] : []));
 }
 
 /** Rules in iptables are known as ours by the network that our subnet.env names. */

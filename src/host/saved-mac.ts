@@ -9,7 +9,7 @@ import { type Mac, parseMac } from "../net/mac.ts";
 const fileBytesMax = 64;
 
 /** Where the MAC of a device is remembered: one file for each, since several daemons may share a directory. */
-function macPath(stateDir: string, device: string): string {
+export function macPath(stateDir: string, device: string): string {
   return join(stateDir, `${device}.mac`);
 }
 

@@ -247,6 +247,7 @@ describe.skipIf(refused !== undefined)("overlay", () => {
     expect(output).toContain("- link flannel.1");
     expect(output).toContain(`- file ${daemon.subnetFile}`);
     expect(existsSync(daemon.subnetFile)).toBe(false);
+    expect(readdirSync(daemon.stateDir)).toEqual([]);
     const links = (await ip("-o", "link")).split("\n").filter((line) => line !== "");
     expect(links.map((line) => line.split(/: |@/)[1]).sort()).toEqual(["eth0", "lo", "mine0"]);
     expect(await ip("route", "show", "10.200.0.0/24")).toContain("via 10.77.0.254");
