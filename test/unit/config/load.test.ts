@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -486,7 +486,7 @@ strict = "maybe"
 
 describe("config: the file", () => {
   const directory = mkdtempSync(join(tmpdir(), "fl-config-"));
-  process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+  afterAll(() => rmSync(directory, { recursive: true, force: true }));
   const put = (name: string, content: string | Uint8Array): string => {
     const path = join(directory, name);
     writeFileSync(path, content);
