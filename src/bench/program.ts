@@ -1,6 +1,6 @@
 import { FlannelError } from "../base/error.ts";
 import type { Namespaces } from "../demo/lab.ts";
-import type { Child } from "../demo/process.ts";
+import { type Child, linesOf } from "../demo/process.ts";
 
 /** A program in a namespace that prints a line when it is ready. */
 export interface Program {
@@ -86,15 +86,4 @@ export async function resultOf<T>(program: Program): Promise<T> {
     );
   }
   return JSON.parse(line) as T;
-}
-
-async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string, undefined> {
-  let rest = "";
-  const decoder = new TextDecoder();
-  for await (const chunk of stream) {
-    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-    rest = lines.pop() ?? "";
-    yield* lines;
-  }
-  return undefined;
 }

@@ -4,7 +4,7 @@ import { systemClock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import { startEtcd } from "../demo/etcd.ts";
 import { inside, type Lab, type LabHost, openLab } from "../demo/lab.ts";
-import { type Child, tryProgram } from "../demo/process.ts";
+import { type Child, linesOf, tryProgram } from "../demo/process.ts";
 import type { TransferResult } from "../demo/transfer.ts";
 import { readReport } from "../status/admin-socket.ts";
 import type { StatusReport } from "../status/report.ts";
@@ -237,17 +237,6 @@ async function transferOver(
   } finally {
     await receiver.end(0);
   }
-}
-
-async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string, undefined> {
-  let rest = "";
-  const decoder = new TextDecoder();
-  for await (const chunk of stream) {
-    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-    rest = lines.pop() ?? "";
-    yield* lines;
-  }
-  return undefined;
 }
 
 async function countDrops(hosts: readonly DemoHost[]): Promise<number> {

@@ -78,3 +78,15 @@ export async function tryProgram(
   clearTimeout(timer);
   return { code, output, errors: child.errorTail() };
 }
+
+/** The lines of a program's output as they come; what follows the last newline is left out. */
+export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string, undefined> {
+  let rest = "";
+  const decoder = new TextDecoder();
+  for await (const chunk of stream) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop() ?? "";
+    yield* lines;
+  }
+  return undefined;
+}
