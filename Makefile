@@ -52,6 +52,7 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,openssl,openssl)
 	@$(call need,ps,procps)
 	@$(call need,iperf3,iperf3)
+	@$(call need,systemctl,systemd)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
 
 .PHONY: check
