@@ -31,3 +31,12 @@ export function inconsistencies(
   }
   return problems;
 }
+
+/** Warnings for what is set for a store that is not the one in use. */
+export function unselected({ store }: Config, origins: ReadonlyMap<string, string>): readonly string[] {
+  return [...origins]
+    .filter(([path, origin]) => path.startsWith("kubernetes.") && origin !== "default")
+    .map(
+      ([path, origin]) => `${path} (${origin}) has no effect: store.type is ${JSON.stringify(store.type)}`,
+    );
+}

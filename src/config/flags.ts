@@ -25,12 +25,13 @@ export interface GivenFlag {
 /**
  * Reads a command line by the rules of Go's `flag` package: one or two dashes, `-name=value` or `-name value`,
  * booleans without a separate argument, `--` ends the flags. Unlike Go it goes on after a mistake, and words
- * that are left over are a mistake, since Go would silently drop every flag behind them.
+ * that are left over are a mistake, since Go would silently drop every flag behind them. `gone` has flags of
+ * old, and what to say of each.
  */
 export function scanFlags(
   argv: readonly string[],
   definitions: readonly FlagDefinition[],
-  elsewhere: readonly string[] = [],
+  gone: ReadonlyMap<string, string> = new Map(),
 ): ScannedFlags {
   const known = new Map(definitions.map((definition) => [definition.name, definition]));
   const given: GivenFlag[] = [];
@@ -51,7 +52,7 @@ export function scanFlags(
     if (definition === undefined) {
       if (flag.name === "h" || flag.name === "help") help = true;
       else {
-        problems.push(unknownFlag(flag.name, known.keys(), elsewhere));
+        problems.push(unknownFlag(flag.name, known.keys(), gone));
         // A bare word behind it was most likely its value.
         if (flag.value === undefined && argv[at]?.startsWith("-") === false) at++;
       }
@@ -73,9 +74,10 @@ function splitFlag(argument: string): { name: string; value: string | undefined 
   return { name: body.slice(0, equals), value: body.slice(equals + 1) };
 }
 
-function unknownFlag(name: string, known: Iterable<string>, elsewhere: readonly string[]): string {
+function unknownFlag(name: string, known: Iterable<string>, gone: ReadonlyMap<string, string>): string {
   const message = `flag provided but not defined: -${name}`;
-  if (elsewhere.includes(name)) return `${message} (flanneld has it, this release does not)`;
+  const why = gone.get(name);
+  if (why !== undefined) return `${message} (${why})`;
   const similar = mostSimilar(name, known);
   return message + didYouMean(similar === undefined ? undefined : `-${similar}`);
 }

@@ -1,12 +1,6 @@
 import type { GivenFlag } from "./flags.ts";
-import {
-  flanneldFlagsNotHere,
-  flanneldFlagsWithoutEffect,
-  flanneldVariable,
-  type Setting,
-  type Spelling,
-  settings,
-} from "./schema.ts";
+import { flanneldFlagsWithoutEffect, variablesGone } from "./flanneld-flags.ts";
+import { flanneldVariable, type Setting, type Spelling, settings } from "./schema.ts";
 import { didYouMean, mostSimilar } from "./similar.ts";
 import { type Given, parseRaw, partAt, shown, type Source } from "./source.ts";
 
@@ -120,6 +114,9 @@ function parseTexts(
   return {
     problems: parsed.refusals.map(({ at, reason }) => {
       const part = partAt(raw, at);
+      // A spelling in other words than the option's own: what was written is not what is refused.
+      if (form !== setting.option.kind.form)
+        return refuse(texts[0] ?? name, `it means ${setting.path} = ${shown(part)}: ${reason}`);
       const key = form.label === "json" && at.length > 0 ? `${at.join(".")}: ` : "";
       return refuse(typeof part === "string" ? part : (texts[0] ?? name), key + reason);
     }),
@@ -132,17 +129,16 @@ function unknownVariables(env: Readonly<Record<string, string | undefined>>): st
     ...flanneldFlagsWithoutEffect.map(({ name }) => flanneldVariable(name)),
     configVariable,
   ];
-  const notHere = flanneldFlagsNotHere.map(flanneldVariable);
+  const gone = new Map([...variablesGone].map(([flag, why]) => [flanneldVariable(flag), why]));
   return Object.keys(env)
     .filter(
       (name) => /^(FLANNELD|FLANNEL_LITE)_/.test(name) && (env[name] ?? "") !== "" && !known.includes(name),
     )
     .sort()
-    .map((name) =>
-      notHere.includes(name)
-        ? `${name} has no effect: flanneld has this option, this release does not`
-        : `${/^\w+$/.test(name) ? name : JSON.stringify(name)} has no effect: no such option${didYouMean(similarVariable(name, known))}`,
-    );
+    .map((name) => {
+      const why = gone.get(name) ?? `no such option${didYouMean(similarVariable(name, known))}`;
+      return `${/^\w+$/.test(name) ? name : JSON.stringify(name)} has no effect: ${why}`;
+    });
 }
 
 /** The prefix is left out of the comparison: it would make all names alike. */

@@ -1,6 +1,7 @@
 import { configVariable } from "./from-text.ts";
 import { type CommandFlag, defaultConfigPath, ownFlags } from "./load.ts";
-import { flanneldFlagsWithoutEffect, flanneldVariable, sections, type Setting } from "./schema.ts";
+import { flanneldFlagsWithoutEffect } from "./flanneld-flags.ts";
+import { flanneldVariable, sections, type Setting } from "./schema.ts";
 import { commaForm } from "./text-form.ts";
 import { tomlText } from "./toml-text.ts";
 import { wrapped } from "./wrap.ts";

@@ -1,6 +1,7 @@
 import * as z from "zod/mini";
 import { hostPrefix, type Prefix, tryParsePrefix } from "../net/prefix.ts";
 import { type IpAddress, tryParseIpAddress } from "../net/address.ts";
+import { goRegExp } from "./go-regexp.ts";
 import { boolForm, intForm, repeatedForm, stringForm, type TextForm } from "./text-form.ts";
 
 /** What values an option takes: `Value` in the Config, `Raw` in TOML. */
@@ -35,10 +36,20 @@ export function integer(min: number, max: number, unit: string): Kind<number, nu
   return kind(schema, `${min} to ${max} (${unit})`, intForm);
 }
 
-/** One of `values`; one of `later` is refused as not there yet. */
+/** A port; nothing, and what flanneld takes for nothing, is 0. */
+export const optionalPort: Kind<number, number> = kind(
+  z.pipe(
+    z.int().check(z.lte(65535)),
+    z.transform((raw: number) => Math.max(raw, 0)),
+  ),
+  "1 to 65535, or 0 for none",
+  intForm,
+);
+
+/** One of `values`; one of `later`, a kind of `noun`, is refused as not there yet. */
 export function choice<const Name extends string>(
   values: readonly Name[],
-  later: readonly string[] = [],
+  { later = [], noun = "value" }: { later?: readonly string[]; noun?: string } = {},
 ): Kind<Name, Name> {
   const names = values.map((name) => JSON.stringify(name));
   const allowed = names.length === 1 ? `${names[0]}` : `one of ${names.join(", ")}`;
@@ -47,7 +58,7 @@ export function choice<const Name extends string>(
     ...base,
     parse: (raw) =>
       typeof raw === "string" && later.includes(raw)
-        ? { refusals: [{ at: [], reason: `comes with a later release; in this one it must be ${allowed}` }] }
+        ? { refusals: [{ at: [], reason: `this release has no ${raw} ${noun}; it must be ${allowed}` }] }
         : base.parse(raw),
   };
 }
@@ -72,6 +83,31 @@ export const ipv4: Kind<IpAddress, string> = parsedText("an IPv4 address", (raw)
   const address = tryParseIpAddress(raw);
   return address?.family === 4 ? address : undefined;
 });
+
+export const ipv6: Kind<IpAddress, string> = parsedText("an IPv6 address", (raw) => {
+  const address = tryParseIpAddress(raw);
+  return address?.family === 6 ? address : undefined;
+});
+
+export const ip: Kind<IpAddress, string> = parsedText("an IP address", tryParseIpAddress);
+
+/** A regular expression of Go's, as text; {@link goRegExp} compiles it. */
+export const goRegex: Kind<string, string> = parsedText("a regular expression in Go's syntax", (raw) =>
+  goRegExp(raw) === undefined ? undefined : raw,
+);
+
+/** An HTTP address that may have a path, without credentials. */
+export const httpUrl: Kind<string, string> = parsedText("an http:// or https:// URL", (raw) => {
+  const url = URL.parse(raw);
+  const isHttp = url?.protocol === "http:" || url?.protocol === "https:";
+  return isHttp && url.username === "" && url.password === "" && raw.length <= textCharsMax ? raw : undefined;
+});
+
+/** By flannel's rule: a domain name, and perhaps a slash and a word. */
+export const annotationPrefix: Kind<string, string> = parsedText(
+  "a domain name, or one with /prefix behind it, in lower case",
+  (raw) => (/^([a-z0-9_-]+\.)+[a-z0-9_-]+(\/[a-z0-9_-]*)?$/.test(raw) && raw.length <= 253 ? raw : undefined),
+);
 
 /** A network, or an address for the network of just that host. */
 export const prefixOrAddress: Kind<Prefix, string> = parsedText("a CIDR or an IP address", (raw) => {

@@ -1,16 +1,11 @@
 import { FlannelError } from "../base/error.ts";
-import { inconsistencies } from "./consistency.ts";
+import { inconsistencies, unselected } from "./consistency.ts";
 import { readConfigFile, type ReadFile } from "./file.ts";
 import { type FlagDefinition, type GivenFlag, scanFlags } from "./flags.ts";
 import { fromFile } from "./from-file.ts";
 import { configVariable, fromEnvironment, fromFlags, withoutEffect } from "./from-text.ts";
-import {
-  type Config,
-  flanneldFlagsNotHere,
-  flanneldFlagsWithoutEffect,
-  type Setting,
-  settings,
-} from "./schema.ts";
+import { flanneldFlagsGone, flanneldFlagsWithoutEffect } from "./flanneld-flags.ts";
+import { type Config, type Setting, settings } from "./schema.ts";
 import { type Given, parseRaw, type Source } from "./source.ts";
 import { goBoolean } from "./text-form.ts";
 
@@ -48,7 +43,7 @@ export interface Loaded {
  * @throws FlannelError `config/invalid` (exit code 2): its message has every problem on a line of its own.
  */
 export function loadConfig({ argv, env, readFile = readConfigFile, commandFlags = [] }: LoadInput): Loaded {
-  const line = scanFlags(argv, definitions(commandFlags), flanneldFlagsNotHere);
+  const line = scanFlags(argv, definitions(commandFlags), flanneldFlagsGone);
   const command = commandTexts(line.given, [...ownFlags, ...commandFlags]);
   const flags = fromFlags(line.given);
   const environment = fromEnvironment(env);
@@ -72,7 +67,7 @@ export function loadConfig({ argv, env, readFile = readConfigFile, commandFlags 
   return {
     config,
     origins,
-    warnings: [...ineffective.warnings, ...environment.warnings],
+    warnings: [...ineffective.warnings, ...environment.warnings, ...unselected(config, origins)],
     file: file === undefined ? undefined : path,
     commandFlags: command.texts,
   };

@@ -10,7 +10,7 @@ import {
   table,
   type TableMembers,
 } from "./option.ts";
-import { commaForm, intForm, type TextForm, verbosityForm } from "./text-form.ts";
+import { commaForm, kubeSubnetManagerForm, type TextForm, verbosityForm } from "./text-form.ts";
 
 /**
  * Every option there is, by its place in config.toml. Types, defaults, validation, flags, environment names,
@@ -23,16 +23,36 @@ const root = table("", {
       fallback: [],
       flanneldFlag: "iface",
     }),
+    interface_regex: option(kind.listOf(kind.goRegex), {
+      doc: "Where none of interface is here: Go regular expressions, tried in this order on the addresses of all interfaces, then on their names.",
+      fallback: [],
+      flanneldFlag: "iface-regex",
+    }),
+    can_reach: option(kind.ip, {
+      doc: "Where neither interface nor interface_regex finds one: the interface, and the source address, that the kernel would take to reach this address.",
+      example: "192.0.2.1",
+      flanneldFlag: "iface-can-reach",
+    }),
     public_ip: option(kind.ipv4, {
-      doc: "Address under which other nodes reach this one; unset: the interface's.",
+      doc: "Address under which other nodes reach this one; unset: the interface's. Where nothing above is set, the interface that has it is taken, or else, behind a NAT, the one with the default route.",
       example: "192.0.2.10",
       flanneldFlag: "public-ip",
     }),
+    public_ipv6: option(kind.ipv6, {
+      doc: "Its IPv6 counterpart. Packets travel over IPv4 in this release, so it only takes part in the choice of the interface, and leases do not carry it.",
+      example: "2001:db8::10",
+      flanneldFlag: "public-ipv6",
+    }),
   }),
   store: table("Where leases live.", {
-    type: option(kind.choice(["etcd"], ["kubernetes", "embedded"]), {
+    type: option(kind.choice(["etcd"], { later: ["kubernetes", "embedded"], noun: "store" }), {
       doc: "Kind of store.",
       fallback: "etcd",
+      alsoFlag: {
+        name: "kube-subnet-mgr",
+        form: kubeSubnetManagerForm,
+        doc: "Keep leases in the Kubernetes API (store.type kubernetes), which this release cannot: true is refused.",
+      },
     }),
     renew_margin: option(kind.integer(1, 1439, "minutes"), {
       doc: "How long before its expiry our lease is renewed.",
@@ -94,6 +114,36 @@ const root = table("", {
       }),
     }),
   }),
+  kubernetes: table(
+    "The Kubernetes API. This release has no Kubernetes store: none of this has an effect yet.",
+    {
+      kubeconfig: option(kind.absolutePath, {
+        doc: "How to reach the API server; unset, as api_url: as a pod does.",
+        example: "/etc/kubernetes/flannel.kubeconfig",
+        flanneldFlag: "kubeconfig-file",
+      }),
+      api_url: option(kind.httpUrl, {
+        doc: "The API server, in place of kubeconfig's.",
+        example: "https://192.0.2.1:6443",
+        flanneldFlag: "kube-api-url",
+      }),
+      annotation_prefix: option(kind.annotationPrefix, {
+        doc: "What the names of node annotations begin with.",
+        fallback: "flannel.alpha.coreos.com",
+        flanneldFlag: "kube-annotation-prefix",
+      }),
+      net_config: option(kind.absolutePath, {
+        doc: "File with the network configuration.",
+        fallback: "/etc/kube-flannel/net-conf.json",
+        flanneldFlag: "net-config-path",
+      }),
+      set_node_network_unavailable: option(kind.boolean, {
+        doc: "Set the node's condition NetworkUnavailable to False when up.",
+        fallback: true,
+        flanneldFlag: "set-node-network-unavailable",
+      }),
+    },
+  ),
   network: option(networkDocument, {
     doc: "The network configuration to publish into the store where it has none; same keys as flannel's JSON.",
     example: { Network: "10.5.0.0/16", SubnetLen: 24, Backend: { Type: "vxlan" } },
@@ -148,6 +198,11 @@ const root = table("", {
       doc: "Where these rules are kept; auto: nftables where the network configuration has EnableNFTables, else iptables, or the one that is installed.",
       fallback: "auto",
     }),
+    blackhole_route: option(kind.boolean, {
+      doc: "Keep a blackhole route for our subnet, so that packets to addresses that no pod has do not go round.",
+      fallback: false,
+      flanneldFlag: "ip-blackhole-route",
+    }),
     subnet_file: option(kind.absolutePath, {
       doc: "Where to write subnet.env, which also remembers our subnet.",
       fallback: "/run/flannel/subnet.env",
@@ -164,6 +219,18 @@ const root = table("", {
     state_dir: option(kind.absolutePath, {
       doc: "Directory of what must survive a reboot.",
       fallback: "/var/lib/flannel-lite",
+    }),
+  }),
+  health: table("Whether this node is well, for probes by HTTP: /healthz and /readyz.", {
+    ip: option(kind.ip, {
+      doc: "Address to listen on.",
+      fallback: "0.0.0.0",
+      flanneldFlag: "healthz-ip",
+    }),
+    port: option(kind.optionalPort, {
+      doc: "Port to listen on.",
+      fallback: 0,
+      flanneldFlag: "healthz-port",
     }),
   }),
   log: table("What is said on standard error.", {
@@ -187,38 +254,6 @@ const root = table("", {
 export type Config = ConfigOf<(typeof root)["members"]>;
 
 export const schema: Table<TableMembers> = root;
-
-/** flanneld's flags without a counterpart here: named in messages, so that nobody looks for a typing error. */
-export const flanneldFlagsNotHere: readonly string[] = [
-  "healthz-ip",
-  "healthz-port",
-  "iface-can-reach",
-  "iface-regex",
-  "ip-blackhole-route",
-  "kube-annotation-prefix",
-  "kube-api-url",
-  "kube-subnet-mgr",
-  "kubeconfig-file",
-  "log_backtrace_at",
-  "net-config-path",
-  "public-ipv6",
-  "set-node-network-unavailable",
-  "vmodule",
-];
-
-/** flanneld's flags that are taken and change nothing here. */
-export const flanneldFlagsWithoutEffect: readonly {
-  readonly name: string;
-  readonly form: TextForm;
-  /** Why there is nothing to set; for the warning. */
-  readonly reason: string;
-}[] = [
-  {
-    name: "iptables-resync",
-    form: intForm,
-    reason: "rules are repaired as soon as somebody changes them, not on a timer",
-  },
-];
 
 /** An option with its place and all its names. */
 export interface Setting {

@@ -67,6 +67,33 @@ export const verbosityForm: TextForm = single("int", (text) => {
   return { raw: value >= 1n ? "debug" : "info" };
 });
 
+/** flanneld's choice between its two stores, as a kind of store. */
+export const kubeSubnetManagerForm: TextForm = {
+  label: "bool",
+  isBool: true,
+  collects: false,
+  parse: (text) => {
+    const isKubernetes = goBoolean(text);
+    return isKubernetes === undefined
+      ? { refused: "parse error" }
+      : { raw: isKubernetes ? "kubernetes" : "etcd" };
+  },
+};
+
+/** klog's levels by file; only looked at for mistakes. */
+export const vmoduleForm: TextForm = single("string", (text) =>
+  text.split(",").every((entry) => entry === "" || /^[^=]+=\d{1,9}$/.test(entry))
+    ? { raw: text }
+    : { refused: "syntax error: expect comma-separated list of filename=N" },
+);
+
+/** klog's place in the source; only looked at for mistakes. */
+export const backtraceForm: TextForm = single("string", (text) =>
+  text === "" || /^[^:]*\.[^:]*:0*[1-9]\d{0,8}$/.test(text)
+    ? { raw: text }
+    : { refused: "syntax error: expect file.go:234" },
+);
+
 /** The words Go takes for a boolean; undefined for any other. */
 export function goBoolean(text: string): boolean | undefined {
   if (["1", "t", "T", "true", "TRUE", "True"].includes(text)) return true;

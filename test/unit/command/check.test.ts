@@ -32,7 +32,7 @@ test("check: every option once, with its value and origin, grouped by table", ()
     'network = { Network = "10.5.0.0/16", Backend = { Type = "vxlan" } } # /c.toml:7',
   );
   expect(squeezed).toContain('log.level = "debug" # flag -v');
-  const mentioned = lines.flatMap((line) => /^(?:# )?([a-z_.]+) (?:=|is)/.exec(line)?.[1] ?? []);
+  const mentioned = lines.flatMap((line) => /^(?:# )?([a-z0-9_.]+) (?:=|is)/.exec(line)?.[1] ?? []);
   expect(mentioned.sort()).toEqual(settings.map(({ path }) => path).sort());
   expect(lines.filter((line) => line === "")).toHaveLength(new Set(settings.map(tablePath)).size - 1);
 });

@@ -3,7 +3,8 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { askedFor, loadConfig } from "../../../src/config/load.ts";
-import { flanneldFlagsNotHere, settings } from "../../../src/config/schema.ts";
+import { flanneldFlagsGone, flanneldFlagsWithoutEffect } from "../../../src/config/flanneld-flags.ts";
+import { settings } from "../../../src/config/schema.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
 import { configInput, configValue, loadFrom, problemsFrom } from "../../support/config.ts";
@@ -13,7 +14,13 @@ describe("config: defaults", () => {
   test("nothing given is flanneld's defaults, in domain types", () => {
     const { config, origins, warnings, file } = loadFrom({});
     expect(config).toEqual({
-      uplink: { interface: [], publicIp: undefined },
+      uplink: {
+        interface: [],
+        interfaceRegex: [],
+        canReach: undefined,
+        publicIp: undefined,
+        publicIpv6: undefined,
+      },
       store: {
         type: "etcd",
         renewMargin: 60,
@@ -31,6 +38,13 @@ describe("config: defaults", () => {
           password: undefined,
         },
       },
+      kubernetes: {
+        kubeconfig: undefined,
+        apiUrl: undefined,
+        annotationPrefix: "flannel.alpha.coreos.com",
+        netConfig: "/etc/kube-flannel/net-conf.json",
+        setNodeNetworkUnavailable: true,
+      },
       network: undefined,
       datapath: { engine: "auto", latency: "auto", strict: "overlay", allowSources: [], onStop: "keep" },
       host: {
@@ -40,11 +54,13 @@ describe("config: defaults", () => {
         noMasquerade: [],
         forwardRules: true,
         firewall: "auto",
+        blackholeRoute: false,
         subnetFile: "/run/flannel/subnet.env",
         nodeId: undefined,
         runDir: "/run/flannel-lite",
         stateDir: "/var/lib/flannel-lite",
       },
+      health: { ip: parseIpAddress("0.0.0.0"), port: 0 },
       log: { level: "info", format: "text" },
     });
     expect([...new Set(origins.values())]).toEqual(["default"]);
@@ -63,8 +79,19 @@ describe("config: defaults", () => {
 /** Flag, a text for it, what it becomes, and other flags without which it would be refused. */
 const samples: Record<string, readonly [text: string, value: unknown, also?: readonly string[]]> = {
   iface: ["eth0", ["eth0"]],
+  "iface-regex": [String.raw`^192\.0\.2\.`, [String.raw`^192\.0\.2\.`]],
+  "iface-can-reach": ["2001:db8::9", "2001:db8::9"],
   "public-ip": ["192.0.2.7", "192.0.2.7"],
+  "public-ipv6": ["2001:DB8::7", "2001:db8::7"],
   "store-type": ["etcd", "etcd"],
+  "kube-subnet-mgr": ["f", "etcd"],
+  "kubeconfig-file": ["/k.conf", "/k.conf"],
+  "kube-api-url": ["https://192.0.2.1:6443/k8s", "https://192.0.2.1:6443/k8s"],
+  "kube-annotation-prefix": ["org.com/9", "org.com/9"],
+  "net-config-path": ["/n.json", "/n.json"],
+  "set-node-network-unavailable": ["0", false],
+  "healthz-ip": ["::1", "::1"],
+  "healthz-port": ["0x1f90", 8080],
   "subnet-lease-renew-margin": ["0x10", 16],
   "etcd-endpoints": ["https://a:2379, https://[::1]/", ["https://a:2379", "https://[::1]"]],
   "store-etcd-transport": ["grpc", "grpc"],
@@ -89,6 +116,7 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "host-no-masquerade": ["192.0.2.1", ["192.0.2.1/32"]],
   "iptables-forward-rules": ["false", false],
   "host-firewall": ["nftables", "nftables"],
+  "ip-blackhole-route": ["true", true],
   "subnet-file": ["/s.env", "/s.env"],
   "host-node-id": ["edge-7", "edge-7"],
   "host-run-dir": ["/r", "/r"],
@@ -109,13 +137,15 @@ describe("config: every flag and variable", () => {
     const variables = settings.flatMap((setting) => setting.variables.map(({ name }) => name));
     expect(new Set(flags).size).toBe(flags.length);
     expect(new Set(variables).size).toBe(variables.length);
-    expect(flags.filter((name) => flanneldFlagsNotHere.includes(name))).toEqual([]);
+    const others = [...flanneldFlagsWithoutEffect.map(({ name }) => name), ...flanneldFlagsGone.keys()];
+    expect(flags.filter((name) => others.includes(name))).toEqual([]);
   });
 
   test.each(spellings)("-$name sets its option, in all of Go's spellings", ({ name, setting }) => {
     const [text, value, also = []] = samples[name] ?? ["", undefined];
     const forms = [[`-${name}=${text}`], [`--${name}=${text}`]];
-    if (typeof value !== "boolean") forms.push([`-${name}`, text], [`--${name}`, text]);
+    const isBool = setting.flags.some((flag) => flag.name === name && flag.form.isBool);
+    if (!isBool) forms.push([`-${name}`, text], [`--${name}`, text]);
     for (const form of forms) {
       const { config, origins } = loadFrom({ argv: [...form, ...also] });
       expect(configValue(config, setting.configKeys)).toEqual(value);
@@ -123,11 +153,12 @@ describe("config: every flag and variable", () => {
     }
   });
 
+  const alsoFlags: Record<string, string> = { FLANNELD_V: "v", FLANNELD_KUBE_SUBNET_MGR: "kube-subnet-mgr" };
   const variables = settings.flatMap((setting) =>
     setting.variables.map(({ name }) => ({
       name,
       setting,
-      flag: name === "FLANNELD_V" ? "v" : (setting.flags[0]?.name ?? ""),
+      flag: alsoFlags[name] ?? setting.flags[0]?.name ?? "",
     })),
   );
   test.each(variables)("$name sets its option", ({ name, setting, flag }) => {
@@ -135,7 +166,11 @@ describe("config: every flag and variable", () => {
     const { config, origins, warnings } = loadFrom({ argv: also, env: { [name]: text } });
     expect(configValue(config, setting.configKeys)).toEqual(value);
     expect(origins.get(setting.path)).toBe(`env ${name}`);
-    expect(warnings).toEqual([]);
+    expect(warnings).toEqual(
+      setting.keys[0] === "kubernetes"
+        ? [`${setting.path} (env ${name}) has no effect: store.type is "etcd"`]
+        : [],
+    );
   });
 
   test("-iptables-resync and its variable are read and warned about, not silently dropped", () => {
@@ -150,6 +185,79 @@ describe("config: every flag and variable", () => {
     expect(problemsFrom(configInput({ argv: ["-iptables-resync=often"] }))).toEqual([
       'invalid value "often" for flag -iptables-resync: parse error',
     ]);
+  });
+
+  const idle: [flag: string, text: string, bad: string, refusal: string][] = [
+    ["vmodule", "a=1,b*=2", "a=x", "syntax error: expect comma-separated list of filename=N"],
+    ["log_backtrace_at", "vxlan.go:12", "vxlan.go", "syntax error: expect file.go:234"],
+    ["use-multi-cluster-cidr", "true", "maybe", "parse error"],
+  ];
+  test.each(idle)("-%s and its variable likewise", (flag, text, bad, refusal) => {
+    const variable = `FLANNELD_${flag.toUpperCase().replaceAll("-", "_")}`;
+    const both = loadFrom({ argv: [`-${flag}=${text}`, "-ip-masq"], env: { [variable]: text } });
+    expect(both.config.host.ipMasq).toBe(true);
+    expect(both.warnings.map((warning) => warning.replace(/:.*/, ""))).toEqual([
+      `flag -${flag} has no effect`,
+      `${variable} has no effect`,
+    ]);
+    expect(problemsFrom(configInput({ argv: [`-${flag}=${bad}`] }))).toEqual([
+      `invalid value "${bad}" for flag -${flag}: ${refusal}`,
+    ]);
+  });
+
+  test("the tables know every flag of flanneld's, those of old and their variables included", () => {
+    const flanneld =
+      "etcd-endpoints etcd-prefix etcd-keyfile etcd-certfile etcd-cafile etcd-username etcd-password iface " +
+      "iface-regex iface-can-reach subnet-file public-ip public-ipv6 subnet-lease-renew-margin ip-masq " +
+      "ip-masq-fully-random-disable kube-subnet-mgr kube-api-url kube-annotation-prefix kubeconfig-file " +
+      "net-config-path set-node-network-unavailable healthz-ip healthz-port iptables-resync " +
+      "iptables-forward-rules ip-blackhole-route v vmodule log_backtrace_at use-multi-cluster-cidr";
+    const known = [
+      ...spellings.map(({ name }) => name),
+      ...flanneldFlagsWithoutEffect.map(({ name }) => name),
+    ];
+    expect(flanneld.split(" ").filter((name) => !known.includes(name))).toEqual([]);
+    const names = settings.flatMap((setting) => setting.variables.map(({ name }) => name));
+    const variable = (flag: string) => `FLANNELD_${flag.toUpperCase().replaceAll("-", "_")}`;
+    const without = flanneldFlagsWithoutEffect.map(({ name }) => name);
+    expect(
+      flanneld.split(" ").filter((flag) => !without.includes(flag) && !names.includes(variable(flag))),
+    ).toEqual([]);
+  });
+
+  test("what belongs to the other store is taken with a warning, that store itself is refused", () => {
+    const given = { argv: ["-kube-api-url=http://a", "-kube-subnet-mgr=false"] };
+    expect(loadFrom(given).warnings).toEqual([
+      'kubernetes.api_url (flag -kube-api-url) has no effect: store.type is "etcd"',
+    ]);
+    expect(problemsFrom(configInput({ argv: ["-kube-subnet-mgr"] }))).toEqual([
+      'invalid boolean value "true" for -kube-subnet-mgr: it means store.type = "kubernetes": this release has no kubernetes store; it must be "etcd"',
+    ]);
+    expect(problemsFrom(configInput({ env: { FLANNELD_KUBE_SUBNET_MGR: "1" } }))).toHaveLength(1);
+  });
+
+  test("values that flanneld would refuse, or should", () => {
+    const refused = [
+      "-iface-regex=(",
+      "-iface-regex=(?=a)",
+      "-iface-can-reach=host",
+      "-public-ipv6=192.0.2.1",
+      "-healthz-port=65536",
+      "-healthz-port=http",
+      "-healthz-ip=localhost",
+      "-kube-api-url=https://user:pw@a",
+      "-kube-api-url=a",
+      "-kube-annotation-prefix=org",
+      "-kube-annotation-prefix=org.COM",
+      "-kube-annotation-prefix=org.com/PREFIX",
+      "-kube-annotation-prefix=org.com/a/b",
+      "-set-node-network-unavailable=maybe",
+      "-logtostderr",
+      "-remote=192.0.2.1:8888",
+    ];
+    for (const flag of refused)
+      expect([flag, problemsFrom(configInput({ argv: [flag] })).length]).toEqual([flag, 1]);
+    expect(loadFrom({ argv: ["-healthz-port=-1"] }).config.health.port).toBe(0);
   });
 
   test("the names are the ones of flanneld where it has one", () => {
@@ -212,7 +320,7 @@ describe("config: precedence", () => {
   test("an empty text unsets what has no default, and empties a list", () => {
     const sources = { toml: '[uplink]\npublic_ip = "192.0.2.1"\ninterface = ["eth0"]\n' };
     const { config, origins } = loadFrom({ ...sources, argv: ["-public-ip=", "-iface="] });
-    expect(config.uplink).toEqual({ interface: [], publicIp: undefined });
+    expect(config.uplink).toMatchObject({ interface: [], publicIp: undefined });
     expect(origins.get("uplink.public_ip")).toBe("flag -public-ip");
     expect(loadFrom({ toml: '[uplink]\npublic_ip = ""\n' }).config.uplink.publicIp).toBeUndefined();
   });
@@ -260,13 +368,16 @@ strict = "maybe"
 
   const single: [string, string][] = [
     ["[uplnk]", "1: uplnk = {}: unknown key; did you mean uplink?"],
-    ["uplink = 3", "1: uplink = 3: must be a table: interface, public_ip"],
+    [
+      "uplink = 3",
+      "1: uplink = 3: must be a table: interface, interface_regex, can_reach, public_ip, public_ipv6",
+    ],
     ["[store.ectd]\nprefix = 1", "1: store.ectd = { prefix = 1 }: unknown key; did you mean store.etcd?"],
     ["strict = 'off'", '1: strict = "off": unknown key; did you mean datapath.strict?'],
     ["[host]\niface = 'e'", '2: host.iface = "e": unknown key; did you mean uplink.interface?'],
     [
       "[host]\nqqqqq = 1",
-      "2: host.qqqqq = 1: unknown key; [host] takes ip_forward, ip_masq, ip_masq_fully_random_disable, no_masquerade, forward_rules, firewall, subnet_file, node_id, run_dir, state_dir",
+      "2: host.qqqqq = 1: unknown key; [host] takes ip_forward, ip_masq, ip_masq_fully_random_disable, no_masquerade, forward_rules, firewall, blackhole_route, subnet_file, node_id, run_dir, state_dir",
     ],
     ["[host]\nip_forward = 1", "2: host.ip_forward = 1: must be true or false"],
     [
@@ -286,7 +397,7 @@ strict = "maybe"
     ["[store]\nrenew_margin = nan", "2: store.renew_margin = nan: must be 1 to 1439 (minutes)"],
     [
       "[store]\ntype = 'kubernetes'",
-      '2: store.type = "kubernetes": comes with a later release; in this one it must be "etcd"',
+      '2: store.type = "kubernetes": this release has no kubernetes store; it must be "etcd"',
     ],
     [
       "[datapath]\nengine = 'datagram'",
@@ -355,7 +466,7 @@ strict = "maybe"
     ["[network]", "1: network = {}: please define a correct Network parameter in the flannel config"],
     [
       "__proto__ = 1",
-      "1: __proto__ = 1: unknown key; the top level takes uplink, store, network, datapath, host, log",
+      "1: __proto__ = 1: unknown key; the top level takes uplink, store, kubernetes, network, datapath, host, health, log",
     ],
     ["[log]\nconstructor = 1", "2: log.constructor = 1: unknown key; [log] takes level, format"],
   ];
@@ -468,7 +579,8 @@ strict = "maybe"
   test("unknown variables with our prefixes are warnings, others are nobody's business", () => {
     const env = {
       FLANNELD_ETCD_ENDPOINT: "x",
-      FLANNELD_KUBE_SUBNET_MGR: "true",
+      FLANNELD_LOGTOSTDERR: "true",
+      FLANNELD_VERSION: "true",
       FLANNEL_LITE_QQQQQQQQQQQQ: "1",
       "FLANNEL_LITE_\n": "1",
       FLANNELD_EMPTY: "",
@@ -477,7 +589,8 @@ strict = "maybe"
     };
     expect(loadFrom({ env }).warnings).toEqual([
       "FLANNELD_ETCD_ENDPOINT has no effect: no such option; did you mean FLANNELD_ETCD_ENDPOINTS?",
-      "FLANNELD_KUBE_SUBNET_MGR has no effect: flanneld has this option, this release does not",
+      "FLANNELD_LOGTOSTDERR has no effect: flanneld refuses it too: the log goes to standard error, and only -v is there",
+      "FLANNELD_VERSION has no effect: only the flag -version prints the version",
       '"FLANNEL_LITE_\\n" has no effect: no such option',
       "FLANNEL_LITE_QQQQQQQQQQQQ has no effect: no such option",
     ]);
