@@ -11,7 +11,7 @@ BUN := node_modules/.bin/bun
 ADDON := dist/flannel-lite.node
 BINARY := dist/flannel-lite
 ETCD := dist/tools/etcd/usr/bin/etcd
-SOURCES := $(shell find src -type f) package.json tsconfig.json
+SOURCES := $(shell find src deploy/systemd -type f) package.json tsconfig.json
 NATIVE_SOURCES := $(shell find native -path native/target -prune -o -type f -print)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends

@@ -6,6 +6,7 @@ import { cleanup } from "./cleanup.ts";
 import { type Command, jsonFlag } from "./command.ts";
 import { dockerOpts, dockerOptsProgram } from "./docker-opts.ts";
 import { type DemoEngine, demo, demoEngines } from "./demo.ts";
+import { install } from "./install.ts";
 import { plan } from "./plan.ts";
 import { run } from "./run.ts";
 import { status } from "./status.ts";
@@ -56,6 +57,14 @@ export const commands: readonly Command[] = [
     unconfigured: true,
     flags: [],
     ownSyntax: dockerOpts,
+    run: async () => ({ output: "" }),
+  },
+  {
+    name: "install",
+    doc: "install systemd: write the unit that runs this program; -help tells its flags.",
+    unconfigured: true,
+    flags: [],
+    ownSyntax: install,
     run: async () => ({ output: "" }),
   },
   {
