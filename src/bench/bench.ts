@@ -12,11 +12,17 @@ import { resultOf } from "./program.ts";
 import { plannedRuns, type Row, type RowSpec, type Run, rowOf } from "./row.ts";
 
 export interface BenchOptions {
-  readonly modes: readonly Mode[];
-  readonly rows: readonly RowSpec[];
-  readonly rounds: number;
+  /** One after the other. */
+  readonly passes: readonly Pass[];
   /** Of one run. */
   readonly seconds: number;
+}
+
+/** Rows measured together: each round has a run of all their designs. */
+export interface Pass {
+  readonly mode: Mode;
+  readonly rows: readonly RowSpec[];
+  readonly rounds: number;
 }
 
 /** What was measured. */
@@ -39,13 +45,10 @@ export interface PacketResult {
  * @throws FlannelError `bench/interrupted`, and what setting up and measuring fail with
  */
 export async function benchPackets(
-  { modes, rows, rounds, seconds }: BenchOptions,
+  { passes, seconds }: BenchOptions,
   { say, stop }: { say: (text: string) => void; stop: AbortSignal },
 ): Promise<PacketResult> {
-  const wanted = designs.filter(({ name }) =>
-    rows.some(({ of, against }) => of === name || against === name),
-  );
-  const missing = wanted.flatMap(({ name, missing: why }) => {
+  const missing = designsOf(passes.flatMap(({ rows }) => rows)).flatMap(({ name, missing: why }) => {
     const reason = why?.();
     return reason === undefined ? [] : [{ name, reason }];
   });
@@ -53,14 +56,14 @@ export async function benchPackets(
   const measured: Row[] = [];
   const drops: PacketResult["drops"][number][] = [];
   const restless: PacketResult["restless"][number][] = [];
-  for (const mode of modes) {
+  for (const { mode, rows, rounds } of passes) {
     await using namespaces = await openNamespaces("bench");
     // Whatever runs just then ends at once, and with an error.
     const onStop = () => void namespaces[Symbol.asyncDispose]();
     stop.addEventListener("abort", onStop);
     using _ = { [Symbol.dispose]: () => stop.removeEventListener("abort", onStop) };
     const pairs = new Map<string, Pair>();
-    for (const design of wanted) {
+    for (const design of designsOf(rows)) {
       throwIfStopped(stop);
       if (skipped.has(design.name)) continue;
       say(`${mode}: setting up ${design.name}`);
@@ -92,6 +95,10 @@ export async function benchPackets(
     restless,
     skipped: [...skipped].map(([name, reason]) => ({ name, reason })),
   };
+}
+
+function designsOf(rows: readonly RowSpec[]): Design[] {
+  return designs.filter(({ name }) => rows.some(({ of, against }) => of === name || against === name));
 }
 
 async function setUp(

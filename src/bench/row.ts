@@ -58,6 +58,13 @@ export const rowSpecs: readonly RowSpec[] = [
   { name: "tcp1/vs-tinc", meter: "tcp1", of: "userspace", against: "tinc" },
 ];
 
+/** With a kernel vxlan device at one end, in the modes other than `wire`: with and without checksum offload. */
+export const interopRowSpecs: readonly RowSpec[] = [
+  { name: "interop/from-kernel", meter: "tcp1", of: "from-kernel", against: "kernel" },
+  { name: "interop/from-kernel-checksum", meter: "tcp1", of: "from-kernel-checksum", against: "kernel" },
+  { name: "interop/to-kernel", meter: "tcp1", of: "to-kernel", against: "kernel" },
+];
+
 /** A design measured by a meter in a round. */
 export interface Run {
   readonly meter: MeterName;

@@ -1,13 +1,13 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { errorText, FlannelError } from "../base/error.ts";
-import { type BenchOptions, benchPackets } from "../bench/bench.ts";
+import { type BenchOptions, benchPackets, type Pass } from "../bench/bench.ts";
 import { benchControlPlane } from "../bench/control-plane.ts";
 import { describeMachine } from "../bench/machine.ts";
 import { modes } from "../bench/mode.ts";
 import { plotRatios } from "../bench/plot.ts";
 import { type Report, reportJson, reportMarkdown, reportText } from "../bench/report.ts";
-import { rowSpecs } from "../bench/row.ts";
+import { interopRowSpecs, rowSpecs } from "../bench/row.ts";
 import type { CommandFlag } from "../config/load.ts";
 import { jsonFlag } from "./command.ts";
 import { requireRoot } from "./run.ts";
@@ -15,13 +15,19 @@ import { requireRoot } from "./run.ts";
 export const benchFlags: readonly CommandFlag[] = [
   jsonFlag,
   { name: "quick", isBool: true, doc: "Fewer and shorter rounds." },
-  { name: "mode", isBool: false, doc: `What the link does: comma list of ${modes.join(", ")}.` },
+  {
+    name: "mode",
+    isBool: false,
+    doc: `What the link does: comma list of ${modes.join(", ")}; without it wire, and interoperation in all.`,
+  },
   { name: "rows", isBool: false, doc: "Comma list of rows; without it all, and the control plane." },
   { name: "rounds", isBool: false, doc: "How often everything is measured, 1 to 100." },
   { name: "seconds", isBool: false, doc: "Duration of one run, 0.1 to 60; TCP takes whole seconds." },
   { name: "write-docs", isBool: false, doc: "Also write README.md and bench.svg into this directory." },
 ];
 
+/** Interoperation is a row of facts, not of goals: fewer rounds do. */
+const interopRounds = 5;
 const full = { rounds: 7, seconds: 2, leases: [1, 100, 1_000, 10_000] };
 const quick = { rounds: 3, seconds: 0.5, leases: [1, 1_000] };
 
@@ -59,7 +65,8 @@ async function measureAll(
     writeFileSync(join(directory, "README.md"), reportMarkdown(report));
     const title =
       "Ratio to the kernel's vxlan device, or to what the row's name says (↓ less is better, | must)";
-    writeFileSync(join(directory, "bench.svg"), plotRatios(report.rows, title));
+    const plotted = report.rows.filter(({ mode }) => mode === report.rows[0]?.mode);
+    writeFileSync(join(directory, "bench.svg"), plotRatios(plotted, title));
   }
   return { output: flags.get("json") === "true" ? reportJson(report) : reportText(report) };
 }
@@ -82,31 +89,46 @@ async function controlPlane(
 export function benchOptions(
   flags: ReadonlyMap<string, string>,
 ): BenchOptions & { readonly leases: readonly number[] } {
-  const { rounds, seconds, leases } = flags.get("quick") === "true" ? quick : full;
-  const chosen = (flags.get("rows") ?? "") !== "";
+  const isQuick = flags.get("quick") === "true";
+  const defaults = isQuick ? quick : full;
+  const isChosen = (flags.get("rows") ?? "") !== "";
+  const isWhole = !isQuick && !isChosen && !flags.has("mode");
+  const known = [...rowSpecs, ...interopRowSpecs];
+  const rows = isChosen
+    ? listed(
+        flags.get("rows"),
+        "rows",
+        known.map(({ name }) => name),
+      ).flatMap((name) => known.filter((row) => row.name === name))
+    : rowSpecs;
+  const rounds = numberOf(flags.get("rounds"), {
+    flag: "rounds",
+    fallback: defaults.rounds,
+    min: 1,
+    max: 100,
+    whole: true,
+  });
+  const chosenModes = listed(flags.get("mode") ?? "wire", "mode", modes);
   return {
-    leases: chosen ? [] : leases,
-    modes: listed(flags.get("mode") ?? "wire", "mode", modes),
-    rows: listed(
-      flags.get("rows"),
-      "rows",
-      rowSpecs.map(({ name }) => name),
-    ).flatMap((name) => rowSpecs.filter((row) => row.name === name)),
-    rounds: numberOf(flags.get("rounds"), {
-      flag: "rounds",
-      fallback: rounds,
-      min: 1,
-      max: 100,
-      whole: true,
-    }),
+    leases: isChosen ? [] : defaults.leases,
+    passes: [
+      ...chosenModes.map((mode) => ({ mode, rows, rounds })),
+      ...(isWhole ? interopPasses(rounds) : []),
+    ],
     seconds: numberOf(flags.get("seconds"), {
       flag: "seconds",
-      fallback: seconds,
+      fallback: defaults.seconds,
       min: 0.1,
       max: 60,
       whole: false,
     }),
   };
+}
+
+/** Mode wire has these rows among its own. */
+function interopPasses(roundsMax: number): Pass[] {
+  const others = modes.filter((mode) => mode !== "wire");
+  return others.map((mode) => ({ mode, rows: interopRowSpecs, rounds: Math.min(interopRounds, roundsMax) }));
 }
 
 function listed<T extends string>(text: string | undefined, flag: string, known: readonly T[]): T[] {

@@ -2,7 +2,14 @@ import { describe, expect, test } from "bun:test";
 import { parseCpuTime, parseProcessCpu } from "../../../src/bench/cpu.ts";
 import { designs } from "../../../src/bench/design.ts";
 import { modes, parseFeatures, wantedFeatures } from "../../../src/bench/mode.ts";
-import { plannedRuns, type Run, rowOf, type RowSpec, rowSpecs } from "../../../src/bench/row.ts";
+import {
+  interopRowSpecs,
+  plannedRuns,
+  type Run,
+  rowOf,
+  type RowSpec,
+  rowSpecs,
+} from "../../../src/bench/row.ts";
 import { spreadOf } from "../../../src/bench/statistics.ts";
 import { benchOptions } from "../../../src/command/bench.ts";
 
@@ -73,10 +80,11 @@ describe("bench modes", () => {
 describe("bench rows", () => {
   test("every row names designs that exist, and no two rows have one name", () => {
     const known = designs.map(({ name }) => name);
-    expect(
-      rowSpecs.flatMap(({ of, against }) => [of, against]).filter((name) => !known.includes(name)),
-    ).toEqual([]);
-    expect(new Set(rowSpecs.map(({ name }) => name)).size).toBe(rowSpecs.length);
+    const rows = [...rowSpecs, ...interopRowSpecs];
+    expect(rows.flatMap(({ of, against }) => [of, against]).filter((name) => !known.includes(name))).toEqual(
+      [],
+    );
+    expect(new Set(rows.map(({ name }) => name)).size).toBe(rows.length);
   });
 
   test("each design is run once for a meter, the base next to the first two", () => {
@@ -146,16 +154,33 @@ describe("bench flags", () => {
   const options = (flags: Record<string, string> = {}) => benchOptions(new Map(Object.entries(flags)));
 
   test("the defaults measure every row over a wire in at least five rounds; quick ones in three", () => {
-    expect(options().modes).toEqual(["wire"]);
-    expect(options().rows).toEqual([...rowSpecs]);
-    expect(options().rounds).toBeGreaterThanOrEqual(5);
+    const [wire] = options().passes;
+    expect(wire).toMatchObject({ mode: "wire", rows: rowSpecs });
+    expect(wire?.rounds).toBeGreaterThanOrEqual(5);
     expect(options().leases).toEqual([1, 100, 1_000, 10_000]);
-    expect(options({ quick: "true" }).rounds).toBe(3);
-    expect(options({ rows: "rtt/default" })).toMatchObject({ rows: [{ name: "rtt/default" }], leases: [] });
+    expect(options({ quick: "true" }).passes).toEqual([{ mode: "wire", rows: rowSpecs, rounds: 3 }]);
     expect(options({ quick: "true", rounds: "1", seconds: "0.3" })).toMatchObject({
-      rounds: 1,
+      passes: [{ rounds: 1 }],
       seconds: 0.3,
     });
+  });
+
+  test("interoperation is measured in every mode, unless something was chosen", () => {
+    expect(options().passes.map(({ mode }) => mode)).toEqual([...modes]);
+    expect(
+      options()
+        .passes.slice(1)
+        .every(({ rows }) => rows === interopRowSpecs),
+    ).toBeTrue();
+    expect(options({ rows: "rtt/default" })).toMatchObject({
+      passes: [{ mode: "wire", rows: [{ name: "rtt/default" }] }],
+      leases: [],
+    });
+    const chosen = options({ mode: "nic,plain", rows: "interop/to-kernel" }).passes;
+    expect(chosen.map(({ mode, rows: [row] }) => [mode, row?.name])).toEqual([
+      ["nic", "interop/to-kernel"],
+      ["plain", "interop/to-kernel"],
+    ]);
   });
 
   test.each([
