@@ -20,6 +20,8 @@ APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninter
 DEMO_ARGS ?=
 # Arguments for the bench: make bench BENCH_ARGS="--quick --json"
 BENCH_ARGS ?=
+# How long to soak: make soak SOAK_MINUTES=30
+SOAK_MINUTES ?= 30
 
 .PHONY: build
 build: $(BINARY) ## compile dist/flannel-lite (the default)
@@ -54,6 +56,12 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,iperf3,iperf3)
 	@$(call need,systemctl,systemd)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
+
+.PHONY: soak
+soak: $(BINARY) $(ETCD) ## traffic, churn and faults for SOAK_MINUTES (30); nothing may leak, stall or break
+	@$(call need,ping,iputils-ping)
+	@$(call need,ip,iproute2)
+	@$(SUDO) env "PATH=$$PATH" SOAK_MINUTES=$(SOAK_MINUTES) $(BUN) test ./test/soak/overlay.ts
 
 .PHONY: check
 check: $(BINARY) ## formatting, types and lints of both languages

@@ -49,6 +49,8 @@ export interface Daemon {
   report(): Promise<StatusReport>;
   /** Waits until it is ready, misses nothing and has `peers` peers. */
   ready(peers: number): Promise<StatusReport>;
+  /** Waits until it is ready and misses nothing, whatever its peers. */
+  settled(): Promise<StatusReport>;
 }
 
 /** Hosts with a real etcd on their switch. */
@@ -62,6 +64,8 @@ export interface TestOverlay extends AsyncDisposable {
   run(daemon: Daemon, ...args: string[]): Promise<{ code: number; output: string; errors: string }>;
   /** Calls etcdctl from inside. */
   etcd(...args: string[]): Promise<string>;
+  /** Applies etcdctl's lines, such as `put KEY VALUE`, at once; at most 128. */
+  etcdTransaction(lines: readonly string[]): Promise<void>;
   /** Ends etcd at once, as `kill -9`; its data stays. */
   stopEtcd(): Promise<void>;
   /** Stops it without ending it, as SIGSTOP does: connections stay, nothing answers. */
@@ -88,6 +92,15 @@ export async function openTestOverlay(hosts: number): Promise<TestOverlay> {
       endpoint,
       ...args,
     ]);
+  const etcdTransaction = async (lines: readonly string[]) => {
+    const file = join(lab.directory, "transaction");
+    // Compares, then what to do if they hold, then else: each list ends with an empty line.
+    writeFileSync(file, `\n${lines.join("\n")}\n\n\n`);
+    await inside(lab.switchNamespace, [
+      ...["env", "ETCDCTL_API=3", "sh", "-c", '"$0" --endpoints "$1" txn < "$2"'],
+      ...[`${etcdProgram()}ctl`, endpoint, file],
+    ]);
+  };
   const answers = async () => {
     for (let tries = 0; tries < 100; tries++) {
       if ((await etcd("endpoint", "health").catch(() => undefined)) !== undefined) return;
@@ -106,6 +119,7 @@ export async function openTestOverlay(hosts: number): Promise<TestOverlay> {
     endpoint,
     etcdctl: `ETCDCTL_API=3 ${etcdProgram()}ctl --endpoints ${endpoint}`,
     etcd,
+    etcdTransaction,
     stopEtcd,
     pauseEtcd: () => void process.kill(server.child.pid, "SIGSTOP"),
     resumeEtcd: () => void process.kill(server.child.pid, "SIGCONT"),
@@ -169,6 +183,17 @@ ${options.more ?? ""}
     ended = code;
   });
   const report = () => readReport(runDir);
+  const until = async (what: string, holds: (report: StatusReport) => boolean): Promise<StatusReport> => {
+    let last: StatusReport | undefined;
+    for (const deadline = Date.now() + 20_000; Date.now() < deadline && ended === undefined;) {
+      last = await report().catch(() => undefined);
+      if (last?.ready === true && last.settled && holds(last)) return last;
+      await Bun.sleep(30);
+    }
+    throw new Error(
+      `host${host.number} is not ready ${what} (exit code ${ended}): ${JSON.stringify(last)}\n${child.errorTail()}`,
+    );
+  };
   return {
     host,
     child,
@@ -177,18 +202,9 @@ ${options.more ?? ""}
     subnetFile,
     stateDir,
     report,
-    async ready(peers) {
-      let last: StatusReport | undefined;
-      for (const deadline = Date.now() + 20_000; Date.now() < deadline && ended === undefined;) {
-        last = await report().catch(() => undefined);
-        if (last?.ready === true && last.settled && last.peers.length === peers && last.missing.length === 0)
-          return last;
-        await Bun.sleep(30);
-      }
-      throw new Error(
-        `host${host.number} is not ready with ${peers} peers (exit code ${ended}): ${JSON.stringify(last)}\n${child.errorTail()}`,
-      );
-    },
+    ready: (peers) =>
+      until(`with ${peers} peers`, (report) => report.peers.length === peers && report.missing.length === 0),
+    settled: () => until("and settled", (report) => report.missing.length === 0),
   };
 }
 
