@@ -14,7 +14,7 @@ import { readSavedMac, saveMac } from "./host/saved-mac.ts";
 import { openServiceManager } from "./host/sd-notify.ts";
 import { openSnapshotWriter, type Snapshot, snapshotPath } from "./host/snapshot.ts";
 import { readSubnetEnv, writeSubnetEnv } from "./host/subnet-env.ts";
-import { chooseUplink, uplinkChoice } from "./host/uplink.ts";
+import { chooseUplink, passedOverLines, uplinkChoice } from "./host/uplink.ts";
 import { type Lease, leaseKey } from "./lease/lease.ts";
 import type { Addon } from "./native/ports.ts";
 import { type Keeper, openKeeper, resumeKeeper } from "./network/keeper.ts";
@@ -56,6 +56,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     address: `${uplink.address}`,
     publicIp: `${uplink.publicIp}`,
     reason,
+    passedOver: passedOverLines(progress.chosen).join("; "),
   });
 
   const node = readIdentity(config.host);

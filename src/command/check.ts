@@ -1,33 +1,78 @@
+import { errorText, FlannelError } from "../base/error.ts";
 import type { CommandFlag, Loaded } from "../config/load.ts";
-import { sections, type Setting } from "../config/schema.ts";
+import { type Config, sections, type Setting } from "../config/schema.ts";
 import { tomlText } from "../config/toml-text.ts";
+import { chooseUplink, passedOverLines, uplinkChoice } from "../host/uplink.ts";
+import type { ChosenUplink } from "../host/uplink-decision.ts";
+import { openAddon } from "../native/addon.ts";
 
 /** `check` takes these beside the flags of `run`. */
 export const checkFlags: readonly CommandFlag[] = [
-  { name: "json", isBool: true, doc: "Print one JSON object: path to value and origin." },
+  {
+    name: "json",
+    isBool: true,
+    doc: "Print one JSON object: path to value and origin, and `uplink`, the interface chosen here.",
+  },
 ];
+
+/** The uplink that a start would choose now, or why that cannot be told. */
+export type UplinkAnswer = ChosenUplink | { readonly trouble: string };
+
+/** Looks at this host's interfaces, which takes no privilege; what cannot be seen is an answer too. */
+export async function lookAtUplink(config: Config): Promise<UplinkAnswer> {
+  try {
+    const kernel = await openAddon().openKernel();
+    try {
+      return await chooseUplink(kernel, uplinkChoice(config));
+    } finally {
+      kernel.close();
+    }
+  } catch (error) {
+    if (error instanceof FlannelError) return { trouble: errorText(error) };
+    throw error;
+  }
+}
 
 /**
  * Tells every effective value and where it came from, a line each or as JSON; secrets are hidden. An option
- * that is not set is a comment among the lines, which are TOML, and null in JSON.
+ * that is not set is a comment among the lines, which are TOML, and null in JSON. So is what this host makes
+ * of it: the uplink and what was passed over.
  */
-export function checkOutput({ config, origins, commandFlags }: Loaded): string {
+export function checkOutput({ config, origins, commandFlags }: Loaded, uplink?: UplinkAnswer): string {
   const valueFor = ({ configKeys, option }: Setting): unknown => {
     const value = configKeys.reduce<unknown>((node, key) => (node as Record<string, unknown>)[key], config);
     return option.secret && value !== undefined ? "<hidden>" : value;
   };
   const originFor = ({ path }: Setting): string => origins.get(path) ?? "default";
   const isJson = commandFlags.get("json") === "true";
-  const lines = isJson ? jsonLines(valueFor, originFor) : textLines(valueFor, originFor);
-  return `${lines.join("\n")}\n`;
+  if (isJson) return `${JSON.stringify(jsonAnswer(valueFor, originFor, uplink), null, 2)}\n`;
+  return `${[...textLines(valueFor, originFor), ...uplinkLines(uplink)].join("\n")}\n`;
 }
 
 type Of<Value> = (setting: Setting) => Value;
 
-function jsonLines(valueFor: Of<unknown>, originFor: Of<string>): string[] {
+function jsonAnswer(valueFor: Of<unknown>, originFor: Of<string>, uplink: UplinkAnswer | undefined): object {
   const settings = sections.flatMap((section) => section.settings);
   const entries = settings.map((one) => [one.path, { value: valueFor(one) ?? null, origin: originFor(one) }]);
-  return [JSON.stringify(Object.fromEntries(entries), null, 2)];
+  return { ...Object.fromEntries(entries), ...(uplink === undefined ? {} : { uplink: uplinkJson(uplink) }) };
+}
+
+function uplinkJson(answer: UplinkAnswer): object {
+  if ("trouble" in answer) return answer;
+  const { uplink, reason, passedOver } = answer;
+  return { ...uplink, reason, passedOver };
+}
+
+function uplinkLines(answer: UplinkAnswer | undefined): string[] {
+  if (answer === undefined) return [];
+  if ("trouble" in answer) return ["", `# On this host, no uplink: ${answer.trouble}`];
+  const { uplink, reason } = answer;
+  const publicIp = uplink.publicIp === uplink.address ? "" : `, known to others as ${uplink.publicIp}`;
+  return [
+    "",
+    `# On this host, the uplink is ${uplink.name} with ${uplink.address}${publicIp}: ${reason}`,
+    ...passedOverLines(answer).map((line) => `#   not ${line}`),
+  ];
 }
 
 function textLines(valueFor: Of<unknown>, originFor: Of<string>): string[] {

@@ -1,7 +1,7 @@
 import { FlannelError } from "../base/error.ts";
 import { version } from "../version.ts";
 import { bench, benchFlags } from "./bench.ts";
-import { checkFlags, checkOutput } from "./check.ts";
+import { checkFlags, checkOutput, lookAtUplink } from "./check.ts";
 import { cleanup } from "./cleanup.ts";
 import { type Command, jsonFlag } from "./command.ts";
 import { dockerOpts, dockerOptsProgram } from "./docker-opts.ts";
@@ -27,9 +27,9 @@ export const commands: readonly Command[] = [
   },
   {
     name: "check",
-    doc: "Print every effective setting and where it comes from; touch nothing.",
+    doc: "Print every effective setting, where it comes from, and the interface it chooses here; touch nothing.",
     flags: checkFlags,
-    run: async ({ loaded }) => ({ output: checkOutput(loaded) }),
+    run: async ({ loaded }) => ({ output: checkOutput(loaded, await lookAtUplink(loaded.config)) }),
   },
   {
     name: "plan",

@@ -5,7 +5,7 @@ import { leaseVtepMac } from "../backend/vxlan.ts";
 import type { Reconciler } from "../datapath/reconcile.ts";
 import type { UserspaceEngines } from "../datapath/userspace.ts";
 import type { Firewall } from "../host/firewall/firewall.ts";
-import type { ChosenUplink } from "../host/uplink.ts";
+import type { ChosenUplink } from "../host/uplink-decision.ts";
 import { type Lease, leaseKey, type NodeIdentity, subnetsOf } from "../lease/lease.ts";
 import type { Keeper } from "../network/keeper.ts";
 import type { Network } from "../network/network.ts";

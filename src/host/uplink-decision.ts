@@ -1,0 +1,268 @@
+import { FlannelError } from "../base/error.ts";
+import type { KernelAddress, KernelLink, KernelRoute } from "../native/ports.ts";
+import { type Family, type IpAddress, tryParseIpAddress } from "../net/address.ts";
+import type { Uplink } from "../net/uplink.ts";
+
+/** What the configuration says about the uplink; all empty leaves it to the default route. */
+export interface UplinkChoice {
+  /** Names or addresses, tried in order. */
+  readonly interfaces: readonly string[];
+  /** Tried in order where none of `interfaces` is there. */
+  readonly patterns: readonly RegExp[];
+  /** Tried last. */
+  readonly canReach?: IpAddress;
+  readonly publicIp?: IpAddress;
+  readonly publicIpv6?: IpAddress;
+}
+
+/** What was seen of the host. */
+export interface HostView {
+  readonly links: readonly KernelLink[];
+  readonly addresses: readonly KernelAddress[];
+  /** The main table. */
+  readonly routes: readonly KernelRoute[];
+  /** The route to `canReach`, or why there is none. */
+  readonly reach?: KernelRoute | string;
+}
+
+export interface ChosenUplink {
+  readonly uplink: Uplink;
+  /** Why this one, for the log and `check`. */
+  readonly reason: string;
+  /** What else was there, or was asked for, and why it was not taken. */
+  readonly passedOver: readonly PassedOver[];
+}
+
+export interface PassedOver {
+  /** An interface with its address, another address of the chosen one, or a setting that found nothing. */
+  readonly candidate: string;
+  readonly reason: string;
+}
+
+/** An interface that a rule found. */
+interface Found {
+  readonly link: KernelLink;
+  readonly address: IpAddress;
+  readonly addressV6?: IpAddress | undefined;
+  readonly reason: string;
+  /** Why not `other`, another interface with a usable address. */
+  readonly against: (other: KernelLink) => string;
+}
+
+/** One way to find the interface: `setting` names it; `find` says what was missing where it finds none. */
+interface Rule {
+  readonly setting: string;
+  readonly find: () => Found | string;
+}
+
+/**
+ * Chooses the interface that carries the tunnel: by `interfaces`, else `patterns`, else `canReach`; where none
+ * of these is set, by the public IP where an interface has it, else by the default route. Pure.
+ * Differs from flannel in the last step, which there fails for the address of a NAT.
+ * @throws FlannelError `uplink/not-found`, `uplink/no-address`
+ */
+export function decideUplink(view: HostView, choice: UplinkChoice): ChosenUplink {
+  const configured = configuredRules(view, choice);
+  const rules =
+    configured.length > 0 ? configured : [...publicIpRules(view, choice), defaultRouteRule(view, choice)];
+  const failed: PassedOver[] = [];
+  for (const { setting, find } of rules) {
+    const found = find();
+    if (typeof found === "string") failed.push({ candidate: setting, reason: found });
+    else return chosen(view, choice, found, failed);
+  }
+  throw notFound(view, configured.length > 0, failed);
+}
+
+function configuredRules(view: HostView, { interfaces, patterns, canReach }: UplinkChoice): Rule[] {
+  return [
+    ...interfaces.map((wanted) => ({
+      setting: `interface ${wanted}`,
+      find: () => byNameOrAddress(view, wanted),
+    })),
+    ...patterns.map((pattern) => ({
+      setting: `interface_regex ${pattern.source}`,
+      find: () => byPattern(view, pattern),
+    })),
+    ...(canReach === undefined
+      ? []
+      : [{ setting: `can_reach ${canReach}`, find: () => byReach(view, canReach) }]),
+  ];
+}
+
+function publicIpRules(view: HostView, { publicIp, publicIpv6 }: UplinkChoice): Rule[] {
+  const wanted = publicIp ?? publicIpv6;
+  if (wanted === undefined) return [];
+  const find = () => {
+    const found = byAddress(view, wanted);
+    if (typeof found === "string") return found;
+    return { ...found, reason: `it has the public IP ${wanted}`, against: () => "has another address" };
+  };
+  return [{ setting: `public IP ${wanted}`, find }];
+}
+
+function byNameOrAddress(view: HostView, wanted: string): Found | string {
+  const address = tryParseIpAddress(wanted);
+  if (address !== undefined) return byAddress(view, address);
+  const link = view.links.find(({ name }) => name === wanted);
+  if (link === undefined) return `there is no interface named ${JSON.stringify(wanted)}`;
+  const first = usableAddresses(view, link, 4)[0];
+  return first === undefined ? noAddressText(link) : configuredLink(link, first, wanted);
+}
+
+function byAddress(view: HostView, wanted: IpAddress): Found | string {
+  const owner = view.addresses.find(({ address }) => tryParseIpAddress(address)?.equals(wanted) === true);
+  const link = view.links.find(({ index }) => index === owner?.linkIndex);
+  if (link === undefined) return `no interface has the address ${wanted}`;
+  if (wanted.family === 4) return configuredLink(link, wanted, `${wanted}`);
+  const first = usableAddresses(view, link, 4)[0];
+  if (first === undefined) return noAddressText(link);
+  return { ...configuredLink(link, first, `${wanted}`), addressV6: wanted };
+}
+
+function configuredLink(link: KernelLink, address: IpAddress, wanted: string): Found {
+  const reason = `interface ${wanted} is configured`;
+  return { link, address, reason, against: () => "another one is configured" };
+}
+
+/** Addresses first, in the order of the kernel's index, then names; as flannel does. */
+function byPattern(view: HostView, pattern: RegExp): Found | string {
+  const links = view.links.filter(isCandidate).toSorted((a, b) => a.index - b.index);
+  const matching = (link: KernelLink, family: Family) =>
+    usableAddresses(view, link, family).find((address) => pattern.test(`${address}`));
+  const against = (by: "address" | "name") => (other: KernelLink) => {
+    if (!isCandidate(other)) return "it belongs to an overlay";
+    const matches = by === "address" ? matching(other, 4) !== undefined : pattern.test(other.name);
+    if (matches) return `its ${by} matches too, but its index is higher`;
+    return pattern.test(other.name) ? "only its name matches" : "does not match";
+  };
+  for (const link of links) {
+    const address = matching(link, 4);
+    if (address === undefined) continue;
+    const reason = `its address matches ${pattern.source}`;
+    return { link, address, addressV6: matching(link, 6), reason, against: against("address") };
+  }
+  for (const link of links.filter(({ name }) => pattern.test(name))) {
+    const address = usableAddresses(view, link, 4)[0];
+    const reason = `its name matches ${pattern.source}`;
+    if (address !== undefined) return { link, address, reason, against: against("name") };
+  }
+  return "no interface with a usable IPv4 address matches";
+}
+
+function byReach({ reach = "it was not looked up", ...view }: HostView, target: IpAddress): Found | string {
+  if (typeof reach === "string") return reach;
+  const link = view.links.find(({ index }) => index === reach.linkIndex);
+  if (link === undefined) return "the way there has no single interface";
+  if (link.loopback) return "it is an address of this host";
+  const source = tryParseIpAddress(reach.source);
+  const address = source?.family === 4 ? source : usableAddresses(view, link, 4)[0];
+  if (address === undefined) return noAddressText(link);
+  const reason = `the kernel reaches ${target} over it`;
+  return { link, address, reason, against: () => `${target} is not reached over it` };
+}
+
+function defaultRouteRule(view: HostView, { publicIp, publicIpv6 }: UplinkChoice): Rule {
+  const elsewhere = publicIp ?? publicIpv6;
+  const nat = elsewhere === undefined ? "" : `; the public IP ${elsewhere} is on none, so it counts as NATed`;
+  const routes = view.routes
+    .filter(({ to, type }) => to === "0.0.0.0/0" && type === "unicast")
+    .toSorted((a, b) => a.metric - b.metric);
+  const against = ({ index }: KernelLink) => {
+    const route = routes.find(({ linkIndex }) => linkIndex === index);
+    return route === undefined ? "no default route" : `its default route has metric ${route.metric}`;
+  };
+  const find = () => {
+    const link = view.links.find(({ index }) => index === routes[0]?.linkIndex);
+    if (link === undefined) {
+      const hops = routes[0]?.multipath === true;
+      return hops ? "the default route has several next hops" : "there is no default route";
+    }
+    const address = usableAddresses(view, link, 4)[0];
+    return address === undefined
+      ? noAddressText(link)
+      : { link, address, reason: `it has the default route${nat}`, against };
+  };
+  return { setting: "default route", find };
+}
+
+function chosen(
+  view: HostView,
+  { publicIp, publicIpv6 }: UplinkChoice,
+  { link, address, addressV6, reason, against }: Found,
+  failed: readonly PassedOver[],
+): ChosenUplink {
+  const all = usableAddresses(view, link, 4);
+  const allV6 = usableAddresses(view, link, 6);
+  const v6 = allV6.find((one) => publicIpv6?.equals(one) === true) ?? addressV6 ?? allV6[0];
+  const outerV6 = publicIpv6 ?? v6;
+  const others = view.links.filter((other) => other.index !== link.index && !other.loopback);
+  return {
+    uplink: {
+      name: link.name,
+      index: link.index,
+      mtuBytes: link.mtuBytes,
+      address,
+      publicIp: publicIp ?? address,
+      ...(v6 === undefined ? {} : { addressV6: v6 }),
+      ...(outerV6 === undefined ? {} : { publicIpv6: outerV6 }),
+    },
+    reason,
+    passedOver: [
+      ...failed,
+      ...all
+        .filter((other) => !other.equals(address))
+        .map((other) => ({ candidate: `${other} on ${link.name}`, reason: `${address} is taken` })),
+      ...others.flatMap((other) => {
+        const first = usableAddresses(view, other, 4)[0];
+        if (first === undefined) return [];
+        return [{ candidate: `${other.name} (${first})`, reason: against(other) }];
+      }),
+    ],
+  };
+}
+
+/**
+ * Addresses of the family that may carry the tunnel, the best first: global before link-local, permanent before
+ * dynamic, lasting before temporary, then the kernel's order. Never a loopback or a deprecated one.
+ */
+function usableAddresses(
+  { addresses }: Pick<HostView, "addresses">,
+  { index }: KernelLink,
+  family: Family,
+): IpAddress[] {
+  const rank = ({ scope, permanent, temporary }: KernelAddress) =>
+    (scope === "link" ? 4 : 0) + (permanent ? 0 : 2) + (temporary ? 1 : 0);
+  return addresses
+    .filter(
+      ({ linkIndex, address, scope, deprecated }) =>
+        linkIndex === index && !deprecated && scope !== "host" && !address.startsWith("127."),
+    )
+    .toSorted((a, b) => rank(a) - rank(b))
+    .flatMap(({ address }) => tryParseIpAddress(address) ?? [])
+    .filter((address) => address.family === family);
+}
+
+/** Whether a pattern may find it: not loopback, and no overlay's device, which an earlier run may have left. */
+function isCandidate({ loopback, name }: KernelLink): boolean {
+  return !loopback && !/^flannel(\.|-|\d|$)/.test(name);
+}
+
+function noAddressText({ name }: KernelLink): string {
+  return `interface ${name} has no usable IPv4 address`;
+}
+
+function notFound(view: HostView, configured: boolean, failed: readonly PassedOver[]): FlannelError {
+  const here = view.links
+    .filter(({ loopback }) => !loopback)
+    .map((link) => `${link.name} (${usableAddresses(view, link, 4)[0] ?? "no IPv4 address"})`);
+  const interfaces = `Interfaces here: ${here.length === 0 ? "none but loopback" : here.join(", ")}`;
+  const reasons = failed.map(({ candidate, reason }) => `${candidate}: ${reason}`).join("; ");
+  const isAddressless = failed.every(({ reason }) => reason.endsWith("has no usable IPv4 address"));
+  return new FlannelError(
+    isAddressless ? "uplink/no-address" : "uplink/not-found",
+    `cannot tell which interface carries the tunnel: ${reasons}`,
+    {},
+    { remedy: configured ? interfaces : `Name one with uplink.interface or -iface. ${interfaces}` },
+  );
+}

@@ -1,0 +1,134 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, copyFileSync } from "node:fs";
+import { join } from "node:path";
+import { inside, type Namespaces, openNamespaces } from "../../src/demo/lab.ts";
+import { tryProgram } from "../../src/demo/process.ts";
+import { binary } from "../support/overlay.ts";
+import { namespacesRefused } from "../support/remote-kernel.ts";
+
+const refused = namespacesRefused();
+if (refused !== undefined) process.stderr.write(`SKIPPED test/netns/uplink.test.ts: ${refused}\n`);
+
+interface Uplink {
+  readonly name: string;
+  readonly address: string;
+  readonly addressV6?: string;
+  readonly publicIp: string;
+  readonly publicIpv6?: string;
+  readonly reason: string;
+  readonly passedOver: readonly { readonly candidate: string; readonly reason: string }[];
+  readonly trouble?: string;
+}
+
+describe.skipIf(refused !== undefined)("uplink on a host with one interface of many addresses", () => {
+  let namespaces: Namespaces;
+  let host: string;
+
+  /** flannel's own list, on a veth, whose other end is in the same namespace and has no address. */
+  beforeAll(async () => {
+    namespaces = await openNamespaces("uplink");
+    host = await namespaces.add("1");
+    await inside(host, ["ip", "link", "add", "dummy0", "type", "veth", "peer", "name", "other0"]);
+    for (const address of [
+      "1.10.100.1/24",
+      "192.168.200.128/24",
+      "172.16.30.18/24",
+      "172.16.31.200/24",
+      "172.16.32.100/24",
+    ])
+      await inside(host, ["ip", "address", "add", address, "dev", "dummy0"]);
+    await inside(host, ["ip", "address", "add", "2001:db8::1/64", "dev", "dummy0", "nodad"]);
+    await inside(host, ["ip", "link", "set", "dummy0", "up"]);
+    await inside(host, ["ip", "link", "set", "other0", "up"]);
+  });
+
+  afterAll(() => namespaces[Symbol.asyncDispose]());
+
+  const check = async (...flags: string[]): Promise<Uplink> => {
+    const text = await inside(host, [binary, "check", "-json", ...flags]);
+    return (JSON.parse(text) as { uplink: Uplink }).uplink;
+  };
+
+  const finds: [what: string, flags: string[], address: string][] = [
+    ["a pattern of an address", [String.raw`-iface-regex=192\.168\.200\.\d+`], "192.168.200.128"],
+    ["a pattern of a name", [String.raw`-iface-regex=dummy\d+`], "1.10.100.1"],
+    ["a name", ["-iface=dummy0"], "1.10.100.1"],
+    ["an address", ["-iface=172.16.30.18"], "172.16.30.18"],
+    ["an IPv6 address", ["-iface=2001:db8::1"], "1.10.100.1"],
+    ["a public IP that it has", ["-public-ip=172.16.32.100"], "172.16.32.100"],
+    [
+      "the second name, where the first is not here",
+      ["-iface=eth9", "-iface=172.16.31.200"],
+      "172.16.31.200",
+    ],
+    ["a pattern, where no name is here", ["-iface=eth9", "-iface-regex=^172"], "172.16.30.18"],
+  ];
+  test.each(finds)("%s finds it", async (_, flags, address) => {
+    expect(await check(...flags)).toMatchObject({ name: "dummy0", address, addressV6: "2001:db8::1" });
+  });
+
+  test("a pattern and a public IP: packets leave from the one, others know the other", async () => {
+    expect(await check("-iface-regex=dummy", "-public-ip=172.16.31.200")).toMatchObject({
+      name: "dummy0",
+      address: "1.10.100.1",
+      publicIp: "172.16.31.200",
+    });
+  });
+
+  test("what reaches an address: the interface and the source of the kernel's route", async () => {
+    await inside(host, ["ip", "route", "add", "198.51.100.0/24", "via", "172.16.32.1", "dev", "dummy0"]);
+    expect(await check("-iface-can-reach=198.51.100.7")).toMatchObject({
+      name: "dummy0",
+      address: "172.16.32.100",
+      reason: "the kernel reaches 198.51.100.7 over it",
+    });
+    expect((await check("-iface-can-reach=203.0.113.1")).trouble).toContain("nreachable");
+  });
+
+  test("without a default route it takes a setting; with one, a NATed public IP works", async () => {
+    expect((await check()).trouble).toContain("there is no default route");
+    await inside(host, ["ip", "route", "add", "default", "via", "1.10.100.254"]);
+    expect(await check("-public-ip=203.0.113.5", "-public-ipv6=2001:db8:5::5")).toMatchObject({
+      name: "dummy0",
+      address: "1.10.100.1",
+      publicIp: "203.0.113.5",
+      publicIpv6: "2001:db8:5::5",
+    });
+    await inside(host, ["ip", "route", "delete", "default"]);
+  });
+
+  test("what was passed over is told, in JSON and to people", async () => {
+    const { passedOver } = await check("-iface=eth9", "-iface=172.16.31.200");
+    expect(passedOver).toContainEqual({
+      candidate: "interface eth9",
+      reason: 'there is no interface named "eth9"',
+    });
+    expect(passedOver).toContainEqual({
+      candidate: "1.10.100.1 on dummy0",
+      reason: "172.16.31.200 is taken",
+    });
+    const text = await inside(host, [binary, "check", "-iface=eth9", "-iface=172.16.31.200"]);
+    expect(text).toContain("# On this host, the uplink is dummy0 with 172.16.31.200: ");
+    expect(text).toContain('#   not interface eth9: there is no interface named "eth9"');
+  });
+
+  test("a check by somebody who is not root sees the same", async () => {
+    const program = join(namespaces.directory, "program");
+    copyFileSync(binary, program);
+    chmodSync(program, 0o755);
+    chmodSync(namespaces.directory, 0o755);
+    const nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    const text = await inside(host, [...nobody, program, "check", "-json", "-iface=172.16.30.18"]);
+    expect((JSON.parse(text) as { uplink: Uplink }).uplink.address).toBe("172.16.30.18");
+  });
+
+  test("a start that finds no interface ends at once with 1, naming those that are here", async () => {
+    const ran = await tryProgram([
+      ...["ip", "netns", "exec", host, binary, "-iface=eth9", `-host-run-dir=${namespaces.directory}/run`],
+      `-host-state-dir=${namespaces.directory}/state`,
+    ]);
+    expect(ran.code).toBe(1);
+    expect(ran.errors).toContain('there is no interface named "eth9"');
+    expect(ran.errors).toContain("dummy0 (1.10.100.1)");
+  });
+});
