@@ -7,8 +7,11 @@ export interface Certificates extends Disposable {
   readonly directory: string;
   /** A new authority: its certificate's path. */
   authority(name: string): string;
-  /** A certificate for server and client, signed by `by`. `names` as in `IP:127.0.0.1,DNS:localhost`. */
-  issue(name: string, options: { by: string; names: string; days?: number }): { cert: string; key: string };
+  /**
+   * A certificate for server and client, signed by `by`, with `name` as Common Name. `names` as in
+   * `IP:127.0.0.1,DNS:localhost`; without any it can be a client's only.
+   */
+  issue(name: string, options: { by: string; names?: string; days?: number }): { cert: string; key: string };
 }
 
 /** Needs the openssl program. */
@@ -28,7 +31,8 @@ export function openCertificates(): Certificates {
       const key = path(`${name}.key`);
       const request = path(`${name}.csr`);
       const extensions = path(`${name}.ext`);
-      writeFileSync(extensions, `subjectAltName=${names}\nextendedKeyUsage=serverAuth,clientAuth\n`);
+      const alternative = names === undefined ? "" : `subjectAltName=${names}\n`;
+      writeFileSync(extensions, `${alternative}extendedKeyUsage=serverAuth,clientAuth\n`);
       openssl("req", ...newKey, "-keyout", key, "-out", request, "-subj", `/CN=${name}`);
       const signer = ["-CA", path(`${by}.crt`), "-CAkey", path(`${by}.key`), "-CAcreateserial"];
       openssl(
