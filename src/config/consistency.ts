@@ -2,7 +2,7 @@ import type { Config } from "./schema.ts";
 
 /** What is wrong with settings that are right one by one. `originOf` tells where a path's value came from. */
 export function inconsistencies(
-  { store: { etcd } }: Config,
+  { store: { etcd, leaseTtl, renewMargin } }: Config,
   originOf: (path: string) => string,
 ): readonly string[] {
   const problems: string[] = [];
@@ -11,6 +11,12 @@ export function inconsistencies(
   const schemes = etcd.endpoints.map((endpoint) => /^https?:(?=\/\/)/.exec(endpoint)?.[0] ?? implied);
   if (new Set(schemes).size > 1) {
     problems.push(`store.etcd.endpoints (${originOf("store.etcd.endpoints")}) mixes http and https`);
+  }
+  if (renewMargin >= leaseTtl) {
+    problems.push(
+      `store.renew_margin (${originOf("store.renew_margin")}) is ${renewMargin} minutes and must be shorter than ` +
+        `store.lease_ttl (${originOf("store.lease_ttl")}), ${leaseTtl} minutes`,
+    );
   }
   if (etcd.certfile !== undefined && etcd.keyfile === undefined) {
     problems.push(`${isSet("store.etcd.certfile")} but store.etcd.keyfile is not`);

@@ -54,6 +54,10 @@ const root = table("", {
         doc: "Keep leases in the Kubernetes API (store.type kubernetes), which this release cannot: true is refused.",
       },
     }),
+    lease_ttl: option(kind.integer(2, 525_600, "minutes"), {
+      doc: "Term of our lease, which is renewed before it lapses; other nodes give our subnet up after it.",
+      fallback: 1440,
+    }),
     renew_margin: option(kind.integer(1, 1439, "minutes"), {
       doc: "How long before its expiry our lease is renewed.",
       fallback: 60,
@@ -73,8 +77,12 @@ const root = table("", {
         fallback: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
         flanneldFlag: "etcd-endpoints",
       }),
+      api: option(kind.choice(["auto", "v3", "v2"]), {
+        doc: "Which keys hold the network, those of etcd's API v3 or v2 (flannel up to 0.17; etcd up to 3.5 with --enable-v2); auto: those with a network configuration, v3 first.",
+        fallback: "auto",
+      }),
       transport: option(kind.choice(["gateway", "grpc"]), {
-        doc: "How etcd is spoken to; gateway: JSON over HTTP, grpc: its own protocol, for users known by their certificate's Common Name and for a gateway that is switched off.",
+        doc: "How API v3 is spoken; gateway: JSON over HTTP, grpc: its own protocol, for users known by their certificate's Common Name and for a gateway that is switched off.",
         fallback: "gateway",
       }),
       prefix: option(kind.keyPrefix, {

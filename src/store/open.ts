@@ -2,6 +2,7 @@ import type { Clock } from "../base/clock.ts";
 import { FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
 import type { Config } from "../config/schema.ts";
+import type { EtcdStoreOptions } from "./etcd/context.ts";
 import { openEtcdStore } from "./etcd/store.ts";
 import type { Store } from "./store.ts";
 
@@ -17,14 +18,17 @@ export interface StoreEnvironment {
 export function openStore({ store }: Pick<Config, "store">, environment: StoreEnvironment): Store {
   const { type } = store;
   switch (type) {
-    case "etcd": {
-      const { cafile, certfile, keyfile, ...etcd } = store.etcd;
-      const tls = defined({ caFile: cafile, certFile: certfile, keyFile: keyfile });
-      return openEtcdStore({ ...defined(etcd), tls, ...environment });
-    }
+    case "etcd":
+      return openEtcdStore(etcdOptions(store, environment));
     default:
       throw new FlannelError("store/type", `no such store: ${String(type)}`, {}, { exitCode: 2 });
   }
+}
+
+function etcdOptions({ etcd, leaseTtl }: Config["store"], environment: StoreEnvironment): EtcdStoreOptions {
+  const { cafile, certfile, keyfile, ...rest } = etcd;
+  const tls = defined({ caFile: cafile, certFile: certfile, keyFile: keyfile });
+  return { ...defined(rest), tls, ttlSeconds: leaseTtl * 60, ...environment };
 }
 
 /** Without the members that are undefined. */

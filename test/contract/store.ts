@@ -28,30 +28,45 @@ export interface StoreWorld extends AsyncDisposable {
 export const network: NetworkConfig = parseNetworkConfig('{"Network":"10.3.0.0/16"}');
 export const never = new AbortController().signal;
 
-/** What a vxlan node publishes. */
-export function attributesOf(publicIp: string, mac = "c6:d2:32:6f:8f:44"): LeaseAttributes {
-  return {
+/** What a vxlan node publishes, and how it is written, by those who keep leases in one kind of store. */
+export interface LeaseForm {
+  attributesOf(publicIp: string, mac?: string): LeaseAttributes;
+  valueOf(publicIp: string, mac?: string): string;
+  /** The value of a lease of a backend that publishes nothing. */
+  bareValueOf(publicIp: string): string;
+  requestFor(publicIp: string, more?: Partial<AcquireRequest>): AcquireRequest;
+}
+
+const macOfAll = "c6:d2:32:6f:8f:44";
+
+/** flannel's form of today; `v2` that of flannel 0.11, which knows neither IPv6 nor a VNI in leases. */
+export function leaseForm(version: "v3" | "v2"): LeaseForm {
+  const [ipv6, vni] = version === "v3" ? [',"PublicIPv6":null', '"VNI":1,'] : ["", ""];
+  const attributesOf = (publicIp: string, mac = macOfAll): LeaseAttributes => ({
     publicIp: parseIpAddress(publicIp),
     backendType: "vxlan",
-    backendData: { VNI: 1, VtepMAC: mac },
-  };
-}
-
-export function valueOf(publicIp: string, mac = "c6:d2:32:6f:8f:44"): string {
-  return `{"PublicIP":"${publicIp}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"${mac}"}}`;
-}
-
-export function requestFor(publicIp: string, more: Partial<AcquireRequest> = {}): AcquireRequest {
-  const attributes = attributesOf(publicIp);
+    backendData: { ...(version === "v3" ? { VNI: 1 } : {}), VtepMAC: mac },
+  });
   return {
-    network,
-    attributes: () => attributes,
-    publicIp: attributes.publicIp,
-    node: nodeOf(publicIp),
-    previous: undefined,
-    ...more,
+    attributesOf,
+    valueOf: (publicIp, mac = macOfAll) =>
+      `{"PublicIP":"${publicIp}"${ipv6},"BackendType":"vxlan","BackendData":{${vni}"VtepMAC":"${mac}"}}`,
+    bareValueOf: (publicIp) => `{"PublicIP":"${publicIp}"${ipv6}}`,
+    requestFor(publicIp, more = {}) {
+      const attributes = attributesOf(publicIp);
+      return {
+        network,
+        attributes: () => attributes,
+        publicIp: attributes.publicIp,
+        node: nodeOf(publicIp),
+        previous: undefined,
+        ...more,
+      };
+    },
   };
 }
+
+export const { attributesOf, valueOf, requestFor } = leaseForm("v3");
 
 /** The node that has this public IP in these tests. */
 export function nodeOf(publicIp: string): NodeIdentity {
@@ -108,8 +123,12 @@ export function updateText(update: LeaseUpdate): string {
     .join(" ");
 }
 
-/** What every Store promises. `world` makes a fresh network. */
-export function storeContract(name: string, world: () => Promise<StoreWorld>): void {
+/** What every Store promises. `world` makes a fresh network, whose leases are written in the form given. */
+export function storeContract(
+  name: string,
+  world: () => Promise<StoreWorld>,
+  { attributesOf, valueOf, bareValueOf, requestFor }: LeaseForm = leaseForm("v3"),
+): void {
   const property = (text: string, body: (world: StoreWorld) => Promise<void>, msMax = 20_000) =>
     test(
       `${name}: ${text}`,
@@ -145,7 +164,7 @@ export function storeContract(name: string, world: () => Promise<StoreWorld>): v
     const lease = acquired(await store.acquire(request, never));
     expect(leaseKey(lease.subnets)).toBe("10.1.5.0-24");
     expect(await world.get("10.1.5.0-24")).toEqual({
-      value: '{"PublicIP":"1.2.3.4","PublicIPv6":null}',
+      value: bareValueOf("1.2.3.4"),
       lapses: true,
     });
     expect(lease.expiresAt?.getTime()).toBeGreaterThan(Date.now());

@@ -28,6 +28,8 @@ export interface Etcd extends AsyncDisposable {
 export interface EtcdOptions {
   /** Serves clients over TLS; `ca` makes client certificates mandatory. */
   readonly tls?: { readonly cert: string; readonly key: string; readonly ca?: string };
+  /** Serves API v2 beside v3. */
+  readonly v2?: boolean;
   /** `false` switches the JSON gateway off, and with it all of this helper's calls. */
   readonly gateway?: boolean;
 }
@@ -82,6 +84,7 @@ async function startMember({ name, initial }: Membership, options: EtcdOptions):
         ...["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint],
         ...["--listen-peer-urls", peerUrl, "--initial-advertise-peer-urls", peerUrl],
         ...["--initial-cluster", initial, "--heartbeat-interval", "50", "--election-timeout", "500"],
+        `--enable-v2=${options.v2 ?? false}`,
         `--enable-grpc-gateway=${options.gateway ?? true}`,
         ...tlsFlags(options),
       ],

@@ -3,7 +3,7 @@ import { allocateSubnets, isCompatible, subnetsOverlap } from "../../lease/alloc
 import { type Lease, type LeaseSubnets, leaseKey } from "../../lease/lease.ts";
 import type { IpAddress } from "../../net/address.ts";
 import type { AcquireRequest, AcquireResult } from "../store.ts";
-import { encodeLeaseValue, parseSubnetKey } from "./codec.ts";
+import { parseSubnetKey } from "./codec.ts";
 import { type EtcdContext, type LeaseEntry, leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
 import { holderText, type NodeEntry, readNodeEntry } from "./node-entry.ts";
 import { ownerText, releaseLease } from "./renew.ts";
@@ -76,7 +76,7 @@ async function tryAcquire(
     const asItStands =
       reserved &&
       fitting.attributes !== undefined &&
-      encodeLeaseValue(fitting.attributes) === encodeLeaseValue(attributes);
+      context.encodeValue(fitting.attributes) === context.encodeValue(attributes);
     return acquire("own", { subnets, ifRevision, reserved, asItStands }, [leaseId]);
   }
   if (exactly !== undefined) {

@@ -1,6 +1,9 @@
 import { FlannelError } from "../../base/error.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
-import { connectionFailure, rpcCode } from "./failure.ts";
+import { rpcCode } from "./failure.ts";
+import { GatewayTransport } from "./gateway.ts";
+import { GrpcTransport } from "./grpc.ts";
+import type { EtcdKeys, GuardedPut, TimeToLive, Unchanged } from "./keys.ts";
 import {
   type KeyValue,
   parseLease,
@@ -11,35 +14,22 @@ import {
   type TxnAnswer,
   type WatchMessage,
 } from "./wire.ts";
+import { guardWatch, type GuardOptions, type WatchGuard } from "./watch-guard.ts";
 
-export interface EtcdClientOptions extends ClusterOptions {
-  /** How often the server of an open watch is asked for a sign of life. */
-  readonly probeMs?: number;
-  /** A watch that said nothing for so long is opened again: its connection may be dead on the way. */
-  readonly silenceMsMax?: number;
-}
-
-/** A key as it was read: what a write depends on. */
-export interface Unchanged {
-  readonly key: string;
-  /** The revision at which the key was read, 0 where it must not exist. */
-  readonly ifRevision: bigint;
-}
-
-/** A put that happens only while the key is as it was read. */
-export interface GuardedPut extends Unchanged {
-  readonly value: string;
-  /** Lease to attach, `0` for none. */
-  readonly lease: string;
+export interface EtcdClientOptions extends ClusterOptions, GuardOptions {
+  /** etcd's JSON gateway, the default, or its own protocol. */
+  readonly transport?: "gateway" | "grpc";
 }
 
 /** The part of etcd's v3 API that leases need. Every call throws FlannelError as Store describes. */
-export class EtcdClient {
+export class EtcdClient implements EtcdKeys {
   readonly #cluster: Cluster;
   readonly #options: EtcdClientOptions;
 
   constructor(options: EtcdClientOptions) {
-    this.#cluster = new Cluster(options);
+    this.#cluster = new Cluster(options, (tls) =>
+      options.transport === "grpc" ? new GrpcTransport(tls) : new GatewayTransport(tls),
+    );
     this.#options = options;
   }
 
@@ -117,11 +107,7 @@ export class EtcdClient {
   }
 
   /** Seconds left, -1 for a lease that is gone; and how many keys hang on it, where `keys` asks for that. */
-  async timeToLive(
-    id: string,
-    stop: AbortSignal,
-    keys = false,
-  ): Promise<{ ttlSeconds: number; keyCount: number }> {
+  async timeToLive(id: string, stop: AbortSignal, keys = false): Promise<TimeToLive> {
     const body = { ID: id, ...(keys ? { keys } : {}) };
     const answer = await this.#cluster.call("leaseTimeToLive", body, { stop, repeatable: true });
     return parseLease(answer);
@@ -146,7 +132,12 @@ export class EtcdClient {
     let guard: WatchGuard | undefined;
     try {
       const stream = await this.#cluster.watch({ create_request }, connection.signal);
-      guard = this.#guard(prefix, stream.endpoint, connection);
+      guard = guardWatch(this.#options, connection, {
+        cluster: this.#cluster,
+        endpoint: stream.endpoint,
+        method: "range",
+        body: { key: base64(prefix), count_only: true },
+      });
       for await (const message of stream.messages) {
         guard.heard();
         yield parseWatchMessage(message, from);
@@ -158,34 +149,6 @@ export class EtcdClient {
       connection.abort();
       await guard?.ended;
     }
-  }
-
-  /**
-   * A paused or cut-off server keeps its connections open and says nothing. So it is asked now and then, and
-   * the watch ends when it does not answer.
-   */
-  #guard(prefix: string, endpoint: string, connection: AbortController): WatchGuard {
-    const { clock, probeMs = 10_000, silenceMsMax = 300_000 } = this.#options;
-    const { signal } = connection;
-    let heardAt = clock.now().getTime();
-    const guard = { heard: () => (heardAt = clock.now().getTime()), silent: false, ended: Promise.resolve() };
-    const run = async () => {
-      while (!signal.aborted) {
-        await clock.sleep(probeMs, signal);
-        if (signal.aborted) return;
-        guard.silent = clock.now().getTime() - heardAt > silenceMsMax;
-        if (guard.silent) return connection.abort();
-        try {
-          await this.#cluster.callAt(endpoint, "range", { key: base64(prefix), count_only: true }, signal);
-        } catch (error) {
-          if (signal.aborted) return;
-          this.#cluster.avoid(endpoint);
-          connection.abort(connectionFailure(error, endpoint).error);
-        }
-      }
-    };
-    guard.ended = run();
-    return guard;
   }
 
   /** Writes, done if every key's revision is its `ifRevision` (0: if it does not exist); else the keys are read. */
@@ -210,13 +173,6 @@ export class EtcdClient {
 
 /** Compare.CompareTarget MOD and Compare.CompareResult EQUAL. */
 const modRevisionEquals = { target: 2, result: 0 };
-
-interface WatchGuard {
-  heard(): void;
-  /** It ended the watch because nothing came for long, which is no failure. */
-  readonly silent: boolean;
-  readonly ended: Promise<void>;
-}
 
 function base64(text: string): string {
   return Buffer.from(text, "utf8").toString("base64");

@@ -11,16 +11,12 @@ import {
   rpcCode,
   unreachable,
 } from "./failure.ts";
-import { GatewayTransport } from "./gateway.ts";
-import { GrpcTransport } from "./grpc.ts";
-import { openTlsSource, type TlsFiles } from "./tls-files.ts";
+import { openTlsSource, type TlsFiles, type TlsSource } from "./tls-files.ts";
 import type { Method, Transport } from "./transport.ts";
 
 export interface ClusterOptions {
   /** `http://host:port`, `https://host:port`, or `host:port`, which is TLS where a client certificate is set. */
   readonly endpoints: readonly string[];
-  /** etcd's JSON gateway, the default, or its own protocol. */
-  readonly transport?: "gateway" | "grpc";
   readonly tls?: TlsFiles;
   readonly username?: string;
   /** Gives the user's password; asked at each login, so that it may change. */
@@ -45,13 +41,13 @@ export interface WatchStream {
 
 /**
  * etcd at several endpoints: where to send a call, as whom, how long to wait, and what its failure means.
- * The same over either transport; knows no method of etcd's API but authentication.
+ * The same over every transport; knows no method of etcd's API but authentication.
  */
-export class Cluster {
+export class Cluster<M extends string = Method> {
   readonly endpoints: readonly string[];
   readonly #options: ClusterOptions;
   readonly #callMsMax: number;
-  readonly #transport: Transport;
+  readonly #transport: Transport<M>;
   /** Ends everything in flight. */
   readonly #closed = new AbortController();
   /** The endpoint that answered last. */
@@ -60,13 +56,12 @@ export class Cluster {
   #token: string | undefined;
   readonly #logins = new Map<string, Promise<string>>();
 
-  constructor(options: ClusterOptions) {
-    const { tls = {}, log, callMsMax = 5_000, transport = "gateway" } = options;
+  constructor(options: ClusterOptions, openTransport: (tls: TlsSource) => Transport<M>) {
+    const { tls = {}, log, callMsMax = 5_000 } = options;
     this.endpoints = parseEndpoints(options.endpoints, tls);
     this.#options = options;
     this.#callMsMax = callMsMax;
-    const source = openTlsSource(tls, log, options.clock);
-    this.#transport = transport === "grpc" ? new GrpcTransport(source) : new GatewayTransport(source);
+    this.#transport = openTransport(openTlsSource(tls, log, options.clock));
   }
 
   close(): void {
@@ -78,7 +73,7 @@ export class Cluster {
    * One call, at the endpoint that answered last, then at the others.
    * @throws FlannelError as Store describes, and the reason of `stop` when that aborts
    */
-  async call(method: Method, body: object, { stop, repeatable }: CallOptions): Promise<unknown> {
+  async call(method: M, body: object, { stop, repeatable }: CallOptions): Promise<unknown> {
     return await this.#anywhere(
       stop,
       (endpoint) => this.callAt(endpoint, method, body, stop),
@@ -91,7 +86,7 @@ export class Cluster {
   }
 
   /** One call at one endpoint. @throws EndpointFailure, or the reason of `stop` */
-  async callAt(endpoint: string, method: Method, body: object, stop: AbortSignal): Promise<unknown> {
+  async callAt(endpoint: string, method: M, body: object, stop: AbortSignal): Promise<unknown> {
     return await this.#bounded(endpoint, stop, (signal) =>
       this.#asUser(endpoint, signal, (token) => {
         return this.#transport.call(method, { endpoint, body, token, signal });

@@ -1,4 +1,4 @@
-import { parseGoObject } from "../../base/go-json.ts";
+import { asGoObject, parseGoObject } from "../../base/go-json.ts";
 import { type Json, type LeaseAttributes, type LeaseSubnets, leaseKey } from "../../lease/lease.ts";
 import { type IpAddress, tryParseIpAddress } from "../../net/address.ts";
 import { type Prefix, tryParsePrefix } from "../../net/prefix.ts";
@@ -11,6 +11,8 @@ export interface EtcdLayout {
   readonly config: string;
   /** What all lease keys begin with. No slash at its end, as in flannel: other keys match too. */
   readonly subnets: string;
+  /** What all keys begin with in which nodes say who they are. */
+  readonly nodes: string;
   leaseKey(subnets: LeaseSubnets): string;
   /** Where the node with this public IP says who it is. No key of flannel's, which scans `subnets` only. */
   nodeKey(publicIp: IpAddress): string;
@@ -26,6 +28,7 @@ export function etcdLayout(prefix: string): EtcdLayout {
   return {
     config: `${base}/config`,
     subnets,
+    nodes: `${base}/nodes`,
     leaseKey: keyOf,
     nodeKey: (publicIp) => `${base}/nodes/${publicIp}`,
     parseLeaseKey: (key) => {
@@ -59,10 +62,29 @@ export function parseSubnetKey(key: string): LeaseSubnets | undefined {
 
 /** The value flannel writes for a lease, byte for byte as Go's encoding/json orders and escapes it. */
 export function encodeLeaseValue(attributes: LeaseAttributes): string {
-  const { publicIp, publicIpv6, backendType, backendData, backendV6Data } = attributes;
+  return encodeMembers(attributes, { PublicIPv6: attributes.publicIpv6?.toString() ?? null });
+}
+
+/**
+ * The value as flannel 0.11 writes it: no PublicIPv6 where there is none, no VNI among a vxlan node's data.
+ * What 0.11 has no word for is written as later flannels do.
+ */
+export function encodeLeaseValueV2(attributes: LeaseAttributes): string {
+  const { publicIpv6, backendType, backendData } = attributes;
+  const data = backendType === "vxlan" ? asGoObject(backendData)?.without("VNI") : undefined;
+  return encodeMembers(
+    data === undefined ? attributes : { ...attributes, backendData: data as Json },
+    publicIpv6 === undefined ? {} : { PublicIPv6: publicIpv6.toString() },
+  );
+}
+
+function encodeMembers(
+  { publicIp, backendType, backendData, backendV6Data }: LeaseAttributes,
+  publicIpv6: { readonly PublicIPv6?: string | null },
+): string {
   const text = JSON.stringify({
     PublicIP: publicIp?.toString() ?? "0.0.0.0",
-    PublicIPv6: publicIpv6?.toString() ?? null,
+    ...publicIpv6,
     ...(backendType === "" ? {} : { BackendType: backendType }),
     ...(backendData === undefined ? {} : { BackendData: backendData }),
     ...(backendV6Data === undefined ? {} : { BackendV6Data: backendV6Data }),

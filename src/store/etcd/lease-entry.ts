@@ -1,8 +1,8 @@
 import type { Clock } from "../../base/clock.ts";
 import type { Log } from "../../base/log.ts";
 import type { Lease, LeaseAttributes, LeaseSubnets } from "../../lease/lease.ts";
-import type { EtcdClient } from "./client.ts";
 import { type EtcdLayout, parseLeaseValue } from "./codec.ts";
+import type { EtcdKeys } from "./keys.ts";
 import type { KeyValue } from "./wire.ts";
 
 /** A lease's key as it stands in etcd. */
@@ -18,8 +18,11 @@ export interface LeaseEntry {
 
 /** What the parts of the etcd store share. */
 export interface EtcdContext {
-  readonly client: EtcdClient;
+  readonly api: "v3" | "v2";
+  readonly client: EtcdKeys;
   readonly layout: EtcdLayout;
+  /** The value that stock nodes of this API write for a lease. */
+  readonly encodeValue: (attributes: LeaseAttributes) => string;
   readonly log: Log;
   readonly clock: Clock;
   /** Of [0, 1). */

@@ -8,7 +8,7 @@ import {
 } from "../../lease/lease.ts";
 import type { IpAddress } from "../../net/address.ts";
 import type { RenewRequest, RenewResult } from "../store.ts";
-import { encodeLeaseValue, parseLeaseValue } from "./codec.ts";
+import { parseLeaseValue } from "./codec.ts";
 import type { EtcdContext } from "./lease-entry.ts";
 import { holderText, type NodeEntry, readNodeEntry } from "./node-entry.ts";
 import { contended, retire, writeLease } from "./write.ts";
@@ -50,7 +50,8 @@ export async function renewLease(
       log.warn("the value of our own key cannot be read and is written anew", { key });
 
     const reserved = found.lease === "0";
-    const asItStands = reserved && Buffer.from(found.value).equals(Buffer.from(encodeLeaseValue(attributes)));
+    const asItStands =
+      reserved && Buffer.from(found.value).equals(Buffer.from(context.encodeValue(attributes)));
     const write = { subnets, attributes, ifRevision: found.revision, node, nodeEntry, reserved, asItStands };
     const written = await writeLease(context, write, stop);
     if (written === undefined) continue;

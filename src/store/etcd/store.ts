@@ -1,82 +1,45 @@
-import { readFile } from "node:fs/promises";
-import type { Clock } from "../../base/clock.ts";
 import { FlannelError } from "../../base/error.ts";
-import type { Log } from "../../base/log.ts";
+import type { LeaseUpdate } from "../../lease/lease.ts";
 import type { Store } from "../store.ts";
 import { acquireLease } from "./acquire.ts";
-import { EtcdClient } from "./client.ts";
-import { etcdLayout } from "./codec.ts";
-import { complainOnce, type EtcdContext, leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
+import { type EtcdApi, openEtcdApi } from "./api.ts";
+import type { EtcdStoreOptions } from "./context.ts";
+import { leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
 import { releaseLease, renewLease, signOff } from "./renew.ts";
-import type { TlsFiles } from "./tls-files.ts";
 import { watchLeases } from "./watch.ts";
 
-/** Term of a lease, as in flannel. */
-const leaseSeconds = 24 * 60 * 60;
+export type { EtcdStoreOptions } from "./context.ts";
 
-export interface EtcdStoreOptions {
-  /** `http://host:port` or `https://host:port`; without scheme TLS is used where a client certificate is set. */
-  readonly endpoints: readonly string[];
-  /** etcd's JSON gateway, the default, or its own protocol. */
-  readonly transport?: "gateway" | "grpc";
-  /** `/coreos.com/network` in flannel. */
-  readonly prefix: string;
-  /** Read again when they change. */
-  readonly tls?: TlsFiles;
-  readonly username?: string;
-  readonly password?: string;
-  /** Read at each login, in place of `password`; one newline at its end is ignored. */
-  readonly passwordFile?: string;
-  readonly log: Log;
-  readonly clock: Clock;
-  /** Term of a lease; a day, as in flannel. */
-  readonly ttlSeconds?: number;
-  /** How long one endpoint may take to answer one call; 5 s. */
-  readonly callMsMax?: number;
-  /** How often the server of an open watch is asked for a sign of life; 10 s. */
-  readonly probeMs?: number;
-  /** Of [0, 1); draws subnets and spreads retries. */
-  readonly random?: () => number;
-}
+/** As long as it is open which API holds the network, it is looked for this often. */
+const searchMs = 1_000;
 
 /**
- * Leases in etcd (3.4 or later), in flannel's keys and values. Opening asks etcd nothing.
+ * Leases in etcd (by API v3, 3.4 or later; by API v2, 3.5 or earlier), in flannel's keys and values. Opening
+ * asks etcd nothing.
  * @throws FlannelError `store/endpoint` for what is no endpoint
  */
 export function openEtcdStore(options: EtcdStoreOptions): Store {
-  const { log, clock, ttlSeconds = leaseSeconds, random = Math.random } = options;
-  const client = new EtcdClient({ ...options, password: () => readPassword(options) });
-  const layout = etcdLayout(options.prefix);
-  const context: EtcdContext = {
-    client,
-    layout,
-    log,
-    clock,
-    random,
-    ttlSeconds,
-    own: { grant: undefined },
-    complain: complainOnce(log),
-  };
+  const api = openEtcdApi(options);
   return {
-    description: `etcd ${client.endpoints.join(",")}${layout.config.replace(/\/config$/, "")}`,
-
-    async readNetworkConfig(stop) {
-      const entry = await client.get(layout.config, stop);
-      return entry === undefined ? undefined : Buffer.from(entry.value).toString("utf8");
+    get description() {
+      return api.description;
     },
 
-    createNetworkConfig: (document, stop) => client.create(layout.config, document, stop),
+    readNetworkConfig: (stop) => api.readConfig(stop),
 
-    acquire: (request, stop) => acquireLease(context, request, stop),
+    createNetworkConfig: (document, stop) => api.first.client.create(api.first.layout.config, document, stop),
 
-    renew: (request, stop) => renewLease(context, request, stop),
+    acquire: async (request, stop) => acquireLease(await api.context(stop), request, stop),
 
-    signOff: (publicIp, node, stop) => signOff(context, { publicIp, node }, stop),
+    renew: async (request, stop) => renewLease(await api.context(stop), request, stop),
 
-    release: (lease, stop) => releaseLease(context, lease, stop),
+    signOff: async (publicIp, node, stop) => signOff(await api.context(stop), { publicIp, node }, stop),
+
+    release: async (lease, stop) => releaseLease(await api.context(stop), lease, stop),
 
     async list(stop) {
-      const { entries: stored } = await client.list(layout.subnets, stop);
+      const context = await api.context(stop);
+      const { entries: stored } = await context.client.list(context.layout.subnets, stop);
       const entries = stored
         .map((entry) => parseLeaseEntry(context, entry))
         .filter((entry) => entry !== undefined);
@@ -84,24 +47,29 @@ export function openEtcdStore(options: EtcdStoreOptions): Store {
       return entries.map((entry) => leaseOf(entry, expiryOf(entry))).filter((lease) => lease !== undefined);
     },
 
-    watch: (stop) => watchLeases(context, stop),
+    watch: (stop) => watchOnceFound(api, options, stop),
 
     async [Symbol.asyncDispose]() {
-      client.close();
+      api.close();
     },
   };
 }
 
-async function readPassword({ password = "", passwordFile }: EtcdStoreOptions): Promise<string> {
-  if (passwordFile === undefined) return password;
-  try {
-    return (await readFile(passwordFile, "utf8")).replace(/\r?\n$/, "");
-  } catch (cause) {
-    throw new FlannelError(
-      "store/unauthorized",
-      "cannot read the password file",
-      { path: passwordFile },
-      { cause, remedy: "Check store.etcd.password_file." },
-    );
+/** The watch itself says what is amiss with etcd; until then whoever reads the configuration does. */
+async function* watchOnceFound(
+  api: EtcdApi,
+  { clock }: EtcdStoreOptions,
+  stop: AbortSignal,
+): AsyncGenerator<LeaseUpdate> {
+  while (!stop.aborted) {
+    try {
+      yield* watchLeases(await api.context(stop), stop);
+      return;
+    } catch (error) {
+      if (stop.aborted) return;
+      if (!(error instanceof FlannelError)) throw error;
+      if (error.code === "store/closed") return;
+      await clock.sleep(searchMs, stop);
+    }
   }
 }

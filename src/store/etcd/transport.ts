@@ -21,8 +21,8 @@ export interface EndpointCall {
  * members are text, and zero values may be there or not. Deadlines, logins and the choice of an endpoint are
  * Cluster's; what fails throws EndpointFailure.
  */
-export interface Transport {
-  call(method: Method, call: EndpointCall): Promise<unknown>;
+export interface Transport<M extends string = Method> {
+  call(method: M | "authenticate", call: EndpointCall): Promise<unknown>;
   /** Resolves once the endpoint has taken the request; it lives until `signal` aborts. */
   watch(call: EndpointCall): Promise<AsyncIterable<unknown>>;
   /** The next call at this endpoint is not to use a connection that stands. */

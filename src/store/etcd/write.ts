@@ -1,6 +1,5 @@
 import { FlannelError } from "../../base/error.ts";
 import type { LeaseAttributes, LeaseSubnets, NodeIdentity } from "../../lease/lease.ts";
-import { encodeLeaseValue } from "./codec.ts";
 import type { EtcdContext } from "./lease-entry.ts";
 import { encodeNodeValue, type NodeEntry } from "./node-entry.ts";
 
@@ -27,13 +26,13 @@ export async function writeLease(
   { subnets, attributes, ifRevision, node, nodeEntry, reserved, asItStands = false }: LeaseWrite,
   stop: AbortSignal,
 ): Promise<LeaseWritten> {
-  const { client, layout, clock, ttlSeconds } = context;
+  const { client, layout, clock, ttlSeconds, encodeValue } = context;
   const askedAt = clock.now().getTime();
   const grant = await client.grant(ttlSeconds, stop);
   // Should the put fail without an answer, the grant is left to lapse: the keys may hang on it.
   const lease = {
     key: layout.leaseKey(subnets),
-    value: encodeLeaseValue(attributes),
+    value: encodeValue(attributes),
     lease: reserved ? "0" : grant.id,
     ifRevision,
   };

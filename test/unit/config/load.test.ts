@@ -23,11 +23,13 @@ describe("config: defaults", () => {
       },
       store: {
         type: "etcd",
+        leaseTtl: 1440,
         renewMargin: 60,
         onConflict: "stop",
         offlineStart: true,
         etcd: {
           endpoints: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
+          api: "auto",
           transport: "gateway",
           prefix: "/coreos.com/network",
           cafile: undefined,
@@ -94,7 +96,9 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "healthz-port": ["0x1f90", 8080],
   "subnet-lease-renew-margin": ["0x10", 16],
   "etcd-endpoints": ["https://a:2379, https://[::1]/", ["https://a:2379", "https://[::1]"]],
+  "store-etcd-api": ["v2", "v2"],
   "store-etcd-transport": ["grpc", "grpc"],
+  "store-lease-ttl": ["600", 600],
   "store-on-conflict": ["new-subnet", "new-subnet"],
   "store-offline-start": ["F", false],
   "etcd-prefix": ["/a//b/", "/a/b"],
@@ -447,7 +451,7 @@ strict = "maybe"
     ],
     [
       "[store.etcd]\npasswrd = 's3cret'",
-      "2: store.etcd.passwrd = <hidden>: unknown key; [store.etcd] takes endpoints, transport, prefix, cafile, certfile, keyfile, username, password_file",
+      "2: store.etcd.passwrd = <hidden>: unknown key; [store.etcd] takes endpoints, api, transport, prefix, cafile, certfile, keyfile, username, password_file",
     ],
     [
       "[network]\nNetwrk = '10.0.0.0/8'",
@@ -519,6 +523,9 @@ strict = "maybe"
     ]);
     expect(of("-etcd-endpoints=http://a,https://b")).toEqual([
       "store.etcd.endpoints (flag -etcd-endpoints) mixes http and https",
+    ]);
+    expect(of("-store-lease-ttl=60")).toEqual([
+      "store.renew_margin (default) is 60 minutes and must be shorter than store.lease_ttl (flag -store-lease-ttl), 60 minutes",
     ]);
     expect(of("-etcd-endpoints=https://a,b:2379")).toEqual([
       "store.etcd.endpoints (flag -etcd-endpoints) mixes http and https",

@@ -4,6 +4,7 @@ import { silentLog } from "../../../../src/base/log.ts";
 import { hostAndPort } from "../../../../src/store/etcd/endpoint.ts";
 import { EtcdClient } from "../../../../src/store/etcd/client.ts";
 import { Cluster, type ClusterOptions } from "../../../../src/store/etcd/cluster.ts";
+import { GatewayTransport } from "../../../../src/store/etcd/gateway.ts";
 import { freePorts } from "../../../support/etcd.ts";
 import { openEtcdFront, rpcErrorResponse } from "../../../support/etcd-front.ts";
 import { openTcpProxy } from "../../../support/tcp-proxy.ts";
@@ -12,7 +13,10 @@ const stop = new AbortController().signal;
 const ok = () => Response.json({ header: { revision: "1" } });
 
 function clusterTo(endpoints: readonly string[], more: Partial<ClusterOptions> = {}): Cluster {
-  return new Cluster({ endpoints, log: silentLog, clock: systemClock, ...more });
+  return new Cluster(
+    { endpoints, log: silentLog, clock: systemClock, ...more },
+    (tls) => new GatewayTransport(tls),
+  );
 }
 
 function deadEndpoint(): string {

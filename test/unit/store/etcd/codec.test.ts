@@ -4,6 +4,7 @@ import { leaseKey } from "../../../../src/lease/lease.ts";
 import { parseIpAddress } from "../../../../src/net/address.ts";
 import {
   encodeLeaseValue,
+  encodeLeaseValueV2,
   etcdLayout,
   parseLeaseValue,
   parseSubnetKey,
@@ -103,6 +104,31 @@ const values: [attributes: LeaseAttributes, value: string][] = [
 test.each(values)("etcd value: %o is written as Go writes it, and read back", (attributes, value) => {
   expect(encodeLeaseValue(attributes)).toBe(value);
   expect(read(value)).toEqual(attributes);
+});
+
+const valuesV2: [attributes: LeaseAttributes, value: string][] = [
+  [{ publicIp, backendType: "" }, '{"PublicIP":"192.168.64.3"}'],
+  [
+    { publicIp, backendType: "vxlan", backendData: { VNI: 1, VtepMAC: "82:4b:b6:2f:54:4e" } },
+    '{"PublicIP":"192.168.64.3","BackendType":"vxlan","BackendData":{"VtepMAC":"82:4b:b6:2f:54:4e"}}',
+  ],
+  [{ publicIp, backendType: "host-gw" }, '{"PublicIP":"192.168.64.3","BackendType":"host-gw"}'],
+  [
+    { publicIp, backendType: "extension", backendData: { VNI: 1 } },
+    '{"PublicIP":"192.168.64.3","BackendType":"extension","BackendData":{"VNI":1}}',
+  ],
+  [
+    { publicIp, backendType: "vxlan", backendData: "none" },
+    '{"PublicIP":"192.168.64.3","BackendType":"vxlan","BackendData":"none"}',
+  ],
+  [
+    { publicIp, publicIpv6: parseIpAddress("2001:db8::1"), backendType: "vxlan", backendData: { VNI: 1 } },
+    '{"PublicIP":"192.168.64.3","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{}}',
+  ],
+];
+
+test.each(valuesV2)("etcd value: %o is written for API v2 as flannel 0.11 does", (attributes, value) => {
+  expect(encodeLeaseValueV2(attributes)).toBe(value);
 });
 
 test("etcd value: one of flannel 0.11 is read", () => {
