@@ -79,7 +79,7 @@ fmt: node_modules/.package-lock.json ## format both languages
 	cd native && cargo fmt
 
 .PHONY: example
-example: node_modules/.package-lock.json ## write config.toml.example from the schema
+example: node_modules/.package-lock.json ## write config.toml.example and docs/flags.md from the schema
 	$(BUN) src/config/write-example.ts
 
 .PHONY: clean

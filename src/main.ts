@@ -8,6 +8,9 @@ import { helpText } from "./config/help.ts";
 import { askedFor, loadConfig } from "./config/load.ts";
 import { version } from "./version.ts";
 
+/** Under this name the program takes flanneld's command line: flags, and no commands. */
+const isFlanneld = basename(process.argv0) === "flanneld";
+
 process.exit(await main([...commandOfName(process.argv0), ...process.argv.slice(2)]));
 
 /** @returns the exit code: 0 fine; 2 configuration, flags, not root; 1 anything else */
@@ -37,10 +40,16 @@ async function main(argv: readonly string[]): Promise<number> {
       return await command.ownSyntax(program, flags, process.env);
     }
     const asked = askedFor(flags, command.flags);
+    if (asked === "help" && isFlanneld) return printError(helpText({ commands: [], program: "flanneld" }));
     if (asked === "help") return print(helpText({ commands }));
-    if (asked === "version") return print(`flannel-lite ${version}\n`);
+    if (asked === "version") return (isFlanneld ? printError : print)(`flannel-lite ${version}\n`);
     const sources = command.unconfigured === true ? { env: {}, readFile: noFile } : { env: process.env };
-    const loaded = loadConfig({ argv: flags, commandFlags: command.flags, ...sources });
+    const loaded = loadConfig({
+      argv: flags,
+      commandFlags: command.flags,
+      ignoreLastWords: isFlanneld,
+      ...sources,
+    });
     if (command.name !== "run") for (const warning of loaded.warnings) complain(`warning: ${warning}`);
     const { output, exitCode = 0 } = await command.run({
       loaded,
@@ -57,6 +66,7 @@ async function main(argv: readonly string[]): Promise<number> {
 
 /** The command that another program's name stands for. */
 function commandOfName(program: string): string[] {
+  if (isFlanneld) return ["run"];
   return basename(program) === dockerOptsProgram ? ["docker-opts"] : [];
 }
 
@@ -87,6 +97,11 @@ function print(text: string): number {
       return 0; // nobody reads any more
     }
   }
+  return 0;
+}
+
+function printError(text: string): number {
+  process.stderr.write(text);
   return 0;
 }
 

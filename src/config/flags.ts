@@ -15,6 +15,8 @@ export interface ScannedFlags {
   readonly help: boolean;
   /** In Go's words, where Go has them. */
   readonly problems: readonly string[];
+  /** What is odd and was asked to be no problem. */
+  readonly warnings: readonly string[];
 }
 
 export interface GivenFlag {
@@ -22,16 +24,22 @@ export interface GivenFlag {
   readonly text: string;
 }
 
+export interface ScanOptions {
+  /** Flags of old, and what to say of each. */
+  readonly gone?: ReadonlyMap<string, string>;
+  /** Whether words that are left over are a warning where no flag is behind them. */
+  readonly ignoreLastWords?: boolean;
+}
+
 /**
  * Reads a command line by the rules of Go's `flag` package: one or two dashes, `-name=value` or `-name value`,
  * booleans without a separate argument, `--` ends the flags. Unlike Go it goes on after a mistake, and words
- * that are left over are a mistake, since Go would silently drop every flag behind them. `gone` has flags of
- * old, and what to say of each.
+ * that are left over are a mistake, since Go would silently drop every flag behind them.
  */
 export function scanFlags(
   argv: readonly string[],
   definitions: readonly FlagDefinition[],
-  gone: ReadonlyMap<string, string> = new Map(),
+  { gone = new Map(), ignoreLastWords = false }: ScanOptions = {},
 ): ScannedFlags {
   const known = new Map(definitions.map((definition) => [definition.name, definition]));
   const given: GivenFlag[] = [];
@@ -61,8 +69,12 @@ export function scanFlags(
     else if (at < argv.length) given.push({ name: flag.name, text: argv[at++] ?? "" });
     else problems.push(`flag needs an argument: -${flag.name}`);
   }
-  if (at < argv.length) problems.push(leftOver(argv.slice(at), argv[at - 1], known));
-  return { given, help, problems };
+  const words = argv.slice(at);
+  const losesFlags = words.some((word) => /^-./s.test(word));
+  const said = words.length === 0 ? [] : [leftOver(words, losesFlags, argv[at - 1], known)];
+  if (ignoreLastWords && !losesFlags)
+    return { given, help, problems, warnings: said.map((text) => `${text}; it is ignored, as by flanneld`) };
+  return { given, help, problems: [...problems, ...said], warnings: [] };
 }
 
 /** Name and value of `-name`, `--name`, `-name=value`; undefined for `-=x`, `--=x`, `---x`. */
@@ -84,13 +96,12 @@ function unknownFlag(name: string, known: Iterable<string>, gone: ReadonlyMap<st
 
 function leftOver(
   words: readonly string[],
+  losesFlags: boolean,
   before: string | undefined,
   known: ReadonlyMap<string, FlagDefinition>,
 ): string {
   const [word = ""] = words;
-  const ignored = words.some((later) => /^-./s.test(later))
-    ? ", which ends the flags: those behind it are lost"
-    : "";
+  const ignored = losesFlags ? ", which ends the flags: those behind it are lost" : "";
   const name = splitFlag(before ?? "")?.name;
   const isBool = name !== undefined && known.get(name)?.isBool === true && !before?.includes("=");
   const hint = isBool && goBoolean(word) !== undefined ? `; did you mean -${name}=${word}?` : "";

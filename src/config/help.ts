@@ -16,11 +16,17 @@ export interface CommandHelp {
 const indent = " ".repeat(8);
 
 /** The whole answer to `-help`, newline at the end. The first command is the one that needs no name. */
-export function helpText({ commands }: { readonly commands: readonly CommandHelp[] }): string {
+export function helpText({
+  commands,
+  program = "flannel-lite",
+}: {
+  readonly commands: readonly CommandHelp[];
+  readonly program?: string;
+}): string {
   const nameWidth = Math.max(...commands.map(({ name }) => name.length), 0) + 4;
   const [first] = commands;
   return `${[
-    `Usage: flannel-lite ${first === undefined ? "" : "[COMMAND] "}[OPTION]...`,
+    `Usage: ${program} ${first === undefined ? "" : "[COMMAND] "}[OPTION]...`,
     "",
     ...(first === undefined ? [] : [`Commands (${first.name} where none is named):`]),
     ...commands.map(({ name, doc }) =>

@@ -19,6 +19,8 @@ export interface LoadInput {
   readonly readFile?: ReadFile;
   /** Flags of the command itself, beside those of the configuration. */
   readonly commandFlags?: readonly CommandFlag[];
+  /** Whether words behind the last flag are a warning, as flanneld ignores them; else they are a mistake. */
+  readonly ignoreLastWords?: boolean;
 }
 
 /** A flag that belongs to one command, such as `json`. */
@@ -42,8 +44,14 @@ export interface Loaded {
  * Touches nothing but the one file. Everything that is given is checked, also what a flag overrides.
  * @throws FlannelError `config/invalid` (exit code 2): its message has every problem on a line of its own.
  */
-export function loadConfig({ argv, env, readFile = readConfigFile, commandFlags = [] }: LoadInput): Loaded {
-  const line = scanFlags(argv, definitions(commandFlags), flanneldFlagsGone);
+export function loadConfig({
+  argv,
+  env,
+  readFile = readConfigFile,
+  commandFlags = [],
+  ignoreLastWords = false,
+}: LoadInput): Loaded {
+  const line = scanFlags(argv, definitions(commandFlags), { gone: flanneldFlagsGone, ignoreLastWords });
   const command = commandTexts(line.given, [...ownFlags, ...commandFlags]);
   const flags = fromFlags(line.given);
   const environment = fromEnvironment(env);
@@ -67,7 +75,12 @@ export function loadConfig({ argv, env, readFile = readConfigFile, commandFlags 
   return {
     config,
     origins,
-    warnings: [...ineffective.warnings, ...environment.warnings, ...unselected(config, origins)],
+    warnings: [
+      ...line.warnings,
+      ...ineffective.warnings,
+      ...environment.warnings,
+      ...unselected(config, origins),
+    ],
     file: file === undefined ? undefined : path,
     commandFlags: command.texts,
   };

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, copyFileSync } from "node:fs";
+import { chmodSync, copyFileSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { inside, type Namespaces, openNamespaces } from "../../src/demo/lab.ts";
 import { tryProgram } from "../../src/demo/process.ts";
@@ -123,12 +123,26 @@ describe.skipIf(refused !== undefined)("uplink on a host with one interface of m
   });
 
   test("a start that finds no interface ends at once with 1, naming those that are here", async () => {
-    const ran = await tryProgram([
-      ...["ip", "netns", "exec", host, binary, "-iface=eth9", `-host-run-dir=${namespaces.directory}/run`],
-      `-host-state-dir=${namespaces.directory}/state`,
-    ]);
+    const ran = await startAs(binary, "-iface=eth9");
     expect(ran.code).toBe(1);
     expect(ran.errors).toContain('there is no interface named "eth9"');
     expect(ran.errors).toContain("dummy0 (1.10.100.1)");
   });
+
+  test("under the name flanneld a word behind the last flag is ignored as there, with a warning", async () => {
+    const flanneld = join(namespaces.directory, "flanneld");
+    symlinkSync(binary, flanneld);
+    const stray = ["-iface=eth9", "-ip-masq", "true"];
+    const ran = await startAs(flanneld, ...stray);
+    expect(ran.errors).toContain('unexpected argument "true"; did you mean -ip-masq=true?; it is ignored');
+    expect(ran.errors).toContain('there is no interface named "eth9"');
+    expect([ran.code, (await startAs(binary, ...stray)).code]).toEqual([1, 2]);
+  });
+
+  /** Starts the daemon with `flags`; none of these tests lets it come far. */
+  const startAs = (program: string, ...flags: string[]) => {
+    const { directory } = namespaces;
+    const own = [`-host-run-dir=${directory}/run`, `-host-state-dir=${directory}/state`];
+    return tryProgram(["ip", "netns", "exec", host, program, ...own, ...flags]);
+  };
 });

@@ -10,8 +10,8 @@ const definitions = [
 ];
 const given = (...argv: string[]) =>
   scanFlags(argv, definitions).given.map(({ name, text }) => `${name}=${text}`);
-const problems = (...argv: string[]) =>
-  scanFlags(argv, definitions, new Map([["logtostderr", "only -v is there"]])).problems;
+const gone = new Map([["logtostderr", "only -v is there"]]);
+const problems = (...argv: string[]) => scanFlags(argv, definitions, { gone }).problems;
 
 describe("flags: Go's syntax", () => {
   const accepted: [string, string[], string[]][] = [
@@ -68,7 +68,17 @@ describe("flags: Go's syntax", () => {
   });
 
   test.each(["-h", "-help", "--help", "--help=x"])("%s asks for help and is no mistake", (word) => {
-    expect(scanFlags([word], definitions)).toEqual({ given: [], help: true, problems: [] });
+    expect(scanFlags([word], definitions)).toEqual({ given: [], help: true, problems: [], warnings: [] });
+  });
+
+  test("words behind the last flag may be a warning, words that lose flags never are", () => {
+    const scan = (...argv: string[]) => scanFlags(argv, definitions, { ignoreLastWords: true });
+    expect(scan("-forward", "false")).toMatchObject({
+      given: [{ name: "forward", text: "true" }],
+      problems: [],
+      warnings: ['unexpected argument "false"; did you mean -forward=false?; it is ignored, as by flanneld'],
+    });
+    expect(scan("word", "-v=1")).toMatchObject({ problems: [expect.any(String)], warnings: [] });
   });
 
   test("what a mistaken flag carries is not repeated", () => {

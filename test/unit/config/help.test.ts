@@ -46,6 +46,12 @@ test("help: a stanza names type, meaning, range, default and the other places", 
 `);
 });
 
+test("help: without commands, under another name, it is the same list", () => {
+  const text = helpText({ commands: [], program: "flanneld" });
+  expect(text).toStartWith("Usage: flanneld [OPTION]...\n");
+  expect(text.slice(text.indexOf("\nuplink:"))).toBe(help.slice(help.indexOf("\nuplink:")));
+});
+
 test("help: the flags of one command stand under its name", () => {
   expect(help).toContain(`
 check alone:

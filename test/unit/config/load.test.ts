@@ -680,6 +680,17 @@ describe("config: the command line around it", () => {
     expect(askedFor(["-nodes", "-h"], [{ name: "nodes", isBool: false, doc: "" }])).toBeUndefined();
   });
 
+  test("a word behind the last flag is a mistake, or as flanneld has it a warning; one before a flag always is", () => {
+    const load = (...argv: string[]) => ({ ...configInput({ argv }), ignoreLastWords: true });
+    expect(problemsFrom(configInput({ argv: ["-ip-masq", "true"] }))).toHaveLength(1);
+    const { config, warnings } = loadConfig(load("-ip-masq", "true"));
+    expect([config.host.ipMasq, warnings]).toEqual([
+      true,
+      ['unexpected argument "true"; did you mean -ip-masq=true?; it is ignored, as by flanneld'],
+    ]);
+    expect(problemsFrom(load("-ip-masq", "true", "-v=1"))).toHaveLength(1);
+  });
+
   test("a command's own flags come back as text", () => {
     const commandFlags = [
       { name: "json", isBool: true, doc: "" },
