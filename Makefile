@@ -53,6 +53,7 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,nft,nftables)
 	@$(call need,openssl,openssl)
 	@$(call need,ps,procps)
+	@$(call need,curl,curl)
 	@$(call need,iperf3,iperf3)
 	@$(call need,systemctl,systemd)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
@@ -81,6 +82,10 @@ fmt: node_modules/.package-lock.json ## format both languages
 .PHONY: example
 example: node_modules/.package-lock.json ## write config.toml.example and docs/flags.md from the schema
 	$(BUN) src/config/write-example.ts
+
+.PHONY: docs
+docs: node_modules/.package-lock.json ## write docs/metrics.md from the list of metrics
+	$(BUN) src/status/write-metrics-doc.ts
 
 .PHONY: clean
 clean: ## remove everything that was built

@@ -4,7 +4,7 @@ import { runGroup } from "./base/group.ts";
 import type { Log } from "./base/log.ts";
 import { leaseVtepMac } from "./backend/vxlan.ts";
 import type { Config } from "./config/schema.ts";
-import { openReconciler, type Reconciler } from "./datapath/reconcile.ts";
+import { openReconciler, type PassResult } from "./datapath/reconcile.ts";
 import { openUserspaceEngines } from "./datapath/userspace.ts";
 import { claimDevice } from "./host/claim.ts";
 import { readIdentity } from "./host/identity.ts";
@@ -12,6 +12,7 @@ import { type Firewall, openFirewall } from "./host/firewall/firewall.ts";
 import { enableIpForward } from "./host/ip-forward.ts";
 import { readSavedMac, saveMac } from "./host/saved-mac.ts";
 import { openServiceManager } from "./host/sd-notify.ts";
+import { openWatchdog } from "./host/watchdog.ts";
 import { openSnapshotWriter, type Snapshot, snapshotPath } from "./host/snapshot.ts";
 import { readSubnetEnv, writeSubnetEnv } from "./host/subnet-env.ts";
 import { chooseUplink, passedOverLines, uplinkChoice } from "./host/uplink.ts";
@@ -25,7 +26,12 @@ import { decideOverlay, firewallOptions, ownerMark } from "./overlay.ts";
 import { emptyPlan, type Plan } from "./plan/plan.ts";
 import { remember, type Remembered } from "./remembered.ts";
 import { openAdminSocket } from "./status/admin-socket.ts";
-import { assembleReport, isReady, type Progress } from "./status/assemble.ts";
+import { assembleReport } from "./status/assemble.ts";
+import { openCertificateReader } from "./status/certificates.ts";
+import { hindrance, lostDevice, whyStuck } from "./status/health.ts";
+import { metricsText } from "./status/metrics.ts";
+import type { Progress } from "./status/progress.ts";
+import { openStatusServers } from "./status/server.ts";
 import { openStore } from "./store/open.ts";
 
 export interface DaemonContext {
@@ -34,6 +40,8 @@ export interface DaemonContext {
   readonly clock: Clock;
   /** NOTIFY_SOCKET, where systemd listens. */
   readonly notifySocket: string | undefined;
+  /** How often systemd shall get a sign of life; undefined where it waits for none. */
+  readonly watchdogMs: number | undefined;
 }
 
 /**
@@ -62,11 +70,19 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const node = readIdentity(config.host);
   const store = opened.use(openStore(config, { log, clock }));
   const engines = opened.use(openUserspaceEngines(addon));
-  opened.use(
-    await openAdminSocket(config.host.runDir, () =>
-      assembleReport(progress, { node, store, engines, clock, startedAt }),
-    ),
-  );
+  const { cafile: ca, certfile: client } = config.store.etcd;
+  const certificates = openCertificateReader({ ca, client });
+  const report = () => assembleReport(progress, { node, store, engines, clock, startedAt, certificates });
+  opened.use(await openAdminSocket(config.host.runDir, report));
+  const pages = {
+    hindrance: () => hindrance(progress, engines),
+    metrics: () => metricsText(report(), config.metrics),
+  };
+  opened.use(openStatusServers(config, pages, clock));
+  if (context.watchdogMs !== undefined) {
+    const stuck = () => whyStuck(progress, engines, clock.now());
+    opened.use(openWatchdog({ service, intervalMs: context.watchdogMs, stuck, clock, log }));
+  }
 
   const enter = (phase: string) => {
     progress.phase = phase;
@@ -117,7 +133,17 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   progress.backend = backend;
 
   const scope = { owner: ownerMark(config), overlay: overlay.ranges };
-  const reconciler = openReconciler({ kernel, openMonitor: addon.openKernel, engines, scope, log, clock });
+  const reconciler = openReconciler({
+    kernel,
+    openMonitor: addon.openKernel,
+    engines,
+    scope,
+    log,
+    clock,
+    onPass: () => {
+      if (progress.up) announce();
+    },
+  });
   progress.reconciler = reconciler;
   const writer = openSnapshotWriter({
     path,
@@ -158,8 +184,9 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   progress.firewall = firewall;
   const announce = () => {
     progress.phase = phaseText(keeper, snapshot, firewall);
-    if (isReady(progress)) service.ready(progress.phase);
-    else service.status(progress.phase);
+    const reason = hindrance(progress, engines);
+    if (reason === undefined) service.ready(progress.phase);
+    else service.status(reason);
   };
 
   const publishSubnets = () => {
@@ -195,7 +222,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     publishSubnets();
     progress.up = true;
     announce();
-    log.info(isReady(progress) ? "ready" : "up, but not ready", {
+    log.info(hindrance(progress, engines) === undefined ? "ready" : "up, but not ready", {
       subnet: leaseKey(keeper.lease.subnets),
       device,
       engine: overlay.engine.engine,
@@ -208,6 +235,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   } finally {
     const wasReady = progress.up;
     progress.up = false;
+    progress.stopping = true;
     progress.phase = "stopping";
     service.stopping();
     // A start that fails leaves nothing half-made; what an earlier run made may still carry traffic.
@@ -256,7 +284,7 @@ function phaseText(
 }
 
 /** Without its device the daemon is useless; a supervisor should see it fail. */
-function throwIfNoDevice({ failed }: Awaited<ReturnType<Reconciler["pass"]>>): void {
-  const fatal = failed.find(({ step }) => step.item.type === "link" || step.item.type === "tunnel");
+function throwIfNoDevice(result: PassResult): void {
+  const fatal = lostDevice(result);
   if (fatal !== undefined) throw fatal.error;
 }

@@ -3,10 +3,19 @@ import type { Family, IpAddress } from "../net/address.ts";
 import { Prefix } from "../net/prefix.ts";
 
 /** A peer's lease that this node does not use, and why. */
-export interface RefusedPeer {
+export interface RefusedPeer extends Refusal {
   readonly lease: Lease;
-  readonly reason: string;
 }
+
+export interface Refusal {
+  /** For people. */
+  readonly reason: string;
+  /** What `reason` is a case of, for counting; unset: other. */
+  readonly kind?: RefusalKind;
+}
+
+export type RefusalKind =
+  "backend-type" | "public-ip" | "outside-overlay" | "overlaps-own" | "overlaps-peer" | "vtep-mac";
 
 export interface PeerSelection {
   readonly usable: readonly Lease[];
@@ -35,30 +44,38 @@ export function selectPeers(leases: readonly Lease[], context: PeerContext): Pee
     context,
   );
   for (const lease of [...leases].sort((a, b) => compareSubnets(a.subnets, b.subnets))) {
-    const reason = ownReason(lease, context) ?? overlapping.get(lease);
-    if (reason === undefined) usable.push(lease);
-    else refused.push({ lease, reason });
+    const refusal = ownReason(lease, context) ?? overlapping.get(lease);
+    if (refusal === undefined) usable.push(lease);
+    else refused.push({ lease, ...refusal });
   }
   return { usable, refused };
 }
 
 /** What is wrong with a lease taken by itself. */
-function ownReason(lease: Lease, { own, overlay, backendType }: PeerContext): string | undefined {
+function ownReason(lease: Lease, { own, overlay, backendType }: PeerContext): Refusal | undefined {
   const { publicIp, backendType: type } = lease.attributes;
   if (type !== backendType)
-    return `backend type ${JSON.stringify(type)} is not ${JSON.stringify(backendType)}`;
-  if (publicIp === undefined) return "it has no PublicIP";
-  if (!isHostAddress(publicIp)) return `PublicIP ${publicIp} is no host's address`;
-  if (publicIp.family !== own.attributes.publicIp?.family)
-    return `PublicIP ${publicIp} is of another family than ours`;
-  if (publicIp.equals(own.attributes.publicIp)) return `PublicIP ${publicIp} is our own`;
+    return {
+      kind: "backend-type",
+      reason: `backend type ${JSON.stringify(type)} is not ${JSON.stringify(backendType)}`,
+    };
+  const address = addressReason(publicIp, own.attributes.publicIp);
+  if (address !== undefined) return { kind: "public-ip", reason: address };
   const ownSubnets = subnetsOf(own.subnets);
   for (const subnet of subnetsOf(lease.subnets)) {
     if (!overlay.some((network) => network.contains(subnet)))
-      return `${subnet} is outside the overlay network`;
+      return { kind: "outside-overlay", reason: `${subnet} is outside the overlay network` };
     const mine = ownSubnets.find((candidate) => candidate.overlaps(subnet));
-    if (mine !== undefined) return `${subnet} overlaps our own ${mine}`;
+    if (mine !== undefined) return { kind: "overlaps-own", reason: `${subnet} overlaps our own ${mine}` };
   }
+  return undefined;
+}
+
+function addressReason(publicIp: IpAddress | undefined, own: IpAddress | undefined): string | undefined {
+  if (publicIp === undefined) return "it has no PublicIP";
+  if (!isHostAddress(publicIp)) return `PublicIP ${publicIp} is no host's address`;
+  if (publicIp.family !== own?.family) return `PublicIP ${publicIp} is of another family than ours`;
+  if (publicIp.equals(own)) return `PublicIP ${publicIp} is our own`;
   return undefined;
 }
 
@@ -66,7 +83,7 @@ function ownReason(lease: Lease, { own, overlay, backendType }: PeerContext): st
  * Leases that overlap another which goes before them: one of the network's own subnet length, as every node
  * allocates it, before any other, so that nobody takes a piece out of a node's subnet; then the more specific.
  */
-function findOverlapping(leases: readonly Lease[], { subnetLengths }: PeerContext): Map<Lease, string> {
+function findOverlapping(leases: readonly Lease[], { subnetLengths }: PeerContext): Map<Lease, Refusal> {
   const rank = ({ family, length }: Prefix) => (length === subnetLengths[family] ? 0 : 1);
   const entries = leases
     .flatMap((lease) =>
@@ -81,7 +98,7 @@ function findOverlapping(leases: readonly Lease[], { subnetLengths }: PeerContex
   const lengths = [...new Set(entries.map(({ subnet }) => subnet.length))];
   const taken = new Map<string, string>();
   const enclosing = new Map<string, string>();
-  const reasons = new Map<Lease, string>();
+  const reasons = new Map<Lease, Refusal>();
   for (const { subnet, lease, key } of entries) {
     // Prefixes nest or are disjoint: whoever overlaps encloses this one, equals it, or is enclosed by it.
     const ancestors = lengths
@@ -89,7 +106,8 @@ function findOverlapping(leases: readonly Lease[], { subnetLengths }: PeerContex
       .map((length) => `${new Prefix(subnet.address, length)}`);
     const other =
       ancestors.map((text) => taken.get(text)).find((one) => one !== undefined) ?? enclosing.get(`${subnet}`);
-    if (other !== undefined && other !== key) reasons.set(lease, `${subnet} overlaps the lease ${other}`);
+    if (other !== undefined && other !== key)
+      reasons.set(lease, { kind: "overlaps-peer", reason: `${subnet} overlaps the lease ${other}` });
     if (other !== undefined) continue;
     taken.set(`${subnet}`, key);
     for (const text of ancestors) enclosing.set(text, key);

@@ -261,13 +261,13 @@ function findVteps(leases: readonly Lease[], ownMac: Mac): { vteps: Vtep[]; refu
     try {
       mac = leaseVtepMac(lease);
     } catch {
-      refused.push({ lease, reason: "BackendData has no valid VtepMAC" });
+      refused.push({ lease, kind: "vtep-mac", reason: "BackendData has no valid VtepMAC" });
       continue;
     }
     const host = hosts.get(mac);
-    if (mac === ownMac) refused.push({ lease, reason: `VtepMAC ${mac} is our own` });
+    if (mac === ownMac) refused.push({ lease, kind: "vtep-mac", reason: `VtepMAC ${mac} is our own` });
     else if (host !== undefined && !host.equals(publicIp)) {
-      refused.push({ lease, reason: `VtepMAC ${mac} is that of ${host}` });
+      refused.push({ lease, kind: "vtep-mac", reason: `VtepMAC ${mac} is that of ${host}` });
     } else {
       hosts.set(mac, publicIp);
       vteps.push({ lease, publicIp, mac });

@@ -3,6 +3,7 @@ import { FlannelError } from "../base/error.ts";
 import { openLog } from "../base/log.ts";
 import type { Loaded } from "../config/load.ts";
 import { runDaemon } from "../daemon.ts";
+import { watchdogIntervalMs } from "../host/sd-notify.ts";
 import { openAddon } from "../native/addon.ts";
 import { version } from "../version.ts";
 
@@ -16,7 +17,13 @@ export async function run(
   for (const warning of warnings) log.warn(warning);
   requireRoot("run");
   log.info("flannel-lite starting", { version, pid: process.pid, configFile: file });
-  const context = { addon: openAddon(), log, clock: systemClock, notifySocket: env["NOTIFY_SOCKET"] };
+  const context = {
+    addon: openAddon(),
+    log,
+    clock: systemClock,
+    notifySocket: env["NOTIFY_SOCKET"],
+    watchdogMs: watchdogIntervalMs(env, process.pid),
+  };
   await runDaemon(config, context, stop);
   log.info("stopped");
 }

@@ -2,7 +2,7 @@ import type { Config } from "./schema.ts";
 
 /** What is wrong with settings that are right one by one. `originOf` tells where a path's value came from. */
 export function inconsistencies(
-  { store: { etcd, leaseTtl, renewMargin } }: Config,
+  { store: { etcd, leaseTtl, renewMargin }, health, metrics }: Config,
   originOf: (path: string) => string,
 ): readonly string[] {
   const problems: string[] = [];
@@ -34,6 +34,14 @@ export function inconsistencies(
   }
   if (etcd.username === undefined && passwords.length > 0) {
     problems.push(`${isSet(passwordPath)} but store.etcd.username is not`);
+  }
+  if (health.port > 0 && health.port === metrics.port && !health.ip.equals(metrics.ip)) {
+    // Where one of the addresses is every address, the second of the two could not be listened on.
+    if ([health.ip, metrics.ip].some(({ value }) => value === 0n)) {
+      problems.push(
+        `metrics.port (${originOf("metrics.port")}) is health.port, but metrics.ip ${metrics.ip} is not health.ip ${health.ip}: give both one address, or each its port`,
+      );
+    }
   }
   return problems;
 }

@@ -241,6 +241,20 @@ const root = table("", {
       flanneldFlag: "healthz-port",
     }),
   }),
+  metrics: table("Where /metrics answers, over HTTP in Prometheus' text format.", {
+    ip: option(kind.ip, {
+      doc: "Address to listen on; beyond this host anybody who reaches it can read them.",
+      fallback: "127.0.0.1",
+    }),
+    port: option(kind.optionalPort, {
+      doc: "Port to listen on; may be the one of [health], with the same address.",
+      fallback: 0,
+    }),
+    peers_max: option(kind.integer(0, 10_000, "peers"), {
+      doc: "With more peers than this there are no series for each of them, only totals.",
+      fallback: 200,
+    }),
+  }),
   log: table("What is said on standard error.", {
     level: option(kind.choice(logLevels), {
       doc: "How much is said; each level includes those before it.",

@@ -31,6 +31,14 @@ export interface PassResult {
   readonly failed: readonly { readonly step: Step; readonly error: FlannelError }[];
 }
 
+/** What all passes did together. */
+export interface PassCounts {
+  readonly passes: number;
+  /** Steps tried, those that failed included. */
+  readonly steps: number;
+  readonly failures: number;
+}
+
 /** Makes plans true. */
 export interface Reconciler {
   /** Sets what shall be; the next pass aims at it. */
@@ -43,6 +51,11 @@ export interface Reconciler {
   run(stop: AbortSignal): Promise<void>;
   /** The last pass, for `status`. */
   readonly last: PassResult | undefined;
+  readonly counts: PassCounts;
+  /** When the last pass ended that could be made. */
+  readonly lastAt: Date | undefined;
+  /** Since when a pass has been under way; undefined between passes. */
+  readonly busySince: Date | undefined;
   /** Whether the last pass aimed at the latest plan. */
   readonly settled: boolean;
   readonly wanted: Plan | undefined;
@@ -65,6 +78,9 @@ export function openReconciler(context: ReconcilerContext): Reconciler {
   let wanted: Plan | undefined;
   let reached: Plan | undefined;
   let last: PassResult | undefined;
+  let lastAt: Date | undefined;
+  let busySince: Date | undefined;
+  const counts = { passes: 0, steps: 0, failures: 0 };
   let wake = Promise.withResolvers<void>();
   let queue: Promise<unknown> = Promise.resolve();
   const reported = new Map<string, string>();
@@ -75,12 +91,23 @@ export function openReconciler(context: ReconcilerContext): Reconciler {
     const result = await reconcile(aim, context);
     report(result, reported, log);
     last = result;
+    lastAt = clock.now();
+    counts.passes++;
+    counts.steps += result.steps.length;
+    counts.failures += result.failed.length;
     reached = aim;
     if (result.steps.length > 0) context.onPass?.(result);
     return result;
   };
   const pass = (): Promise<PassResult> => {
-    const next = queue.then(passOnce);
+    const next = queue.then(async () => {
+      busySince = clock.now();
+      try {
+        return await passOnce();
+      } finally {
+        busySince = undefined;
+      }
+    });
     queue = next.catch(() => undefined);
     return next;
   };
@@ -94,6 +121,13 @@ export function openReconciler(context: ReconcilerContext): Reconciler {
     preview: async (plan) => (await compare(plan, context)).steps,
     get last() {
       return last;
+    },
+    counts,
+    get lastAt() {
+      return lastAt;
+    },
+    get busySince() {
+      return busySince;
     },
     get settled() {
       return wanted !== undefined && reached === wanted;

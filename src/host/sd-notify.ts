@@ -7,6 +7,19 @@ export interface ServiceManager {
   ready(status: string): void;
   status(status: string): void;
   stopping(): void;
+  /** A sign of life, for WatchdogSec=. */
+  watchdog(): void;
+}
+
+/** Half of WATCHDOG_USEC, as sd_watchdog_enabled(3) advises; undefined where no watchdog waits for `pid`. */
+export function watchdogIntervalMs(
+  env: Readonly<Record<string, string | undefined>>,
+  pid: number,
+): number | undefined {
+  const usec = env["WATCHDOG_USEC"] ?? "";
+  const forPid = env["WATCHDOG_PID"] ?? "";
+  if (!/^[1-9]\d{0,17}$/.test(usec) || (forPid !== "" && forPid !== `${pid}`)) return undefined;
+  return Number(usec) / 2_000;
 }
 
 export function openServiceManager(
@@ -26,5 +39,6 @@ export function openServiceManager(
     ready: (status) => send("READY=1", `STATUS=${status}`),
     status: (status) => send(`STATUS=${status}`),
     stopping: () => send("STOPPING=1"),
+    watchdog: () => send("WATCHDOG=1"),
   };
 }

@@ -26,6 +26,9 @@ export interface KeeperContext {
   readonly clock: Clock;
 }
 
+/** How often each befell our own lease; `failed`: the store did not answer or refused. */
+export type LeaseEvents = Readonly<Record<"acquired" | "renewed" | "lost" | "conflict" | "failed", number>>;
+
 /** Takes and keeps our own lease. */
 export interface Keeper {
   readonly lease: Lease;
@@ -35,6 +38,7 @@ export interface Keeper {
   readonly trouble: string | undefined;
   /** Who has our subnet in our place; then nothing may be sent for it. Undefined while it is ours. */
   readonly conflict: string | undefined;
+  readonly events: LeaseEvents;
   /** Looks at once, for instance because our key was seen to vanish. */
   wake(): void;
   /** Changes what our lease publishes, at once. */
@@ -73,6 +77,7 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
   let wanted: LeaseAttributes | undefined;
   let woken = trouble !== undefined;
   let rouse = () => {};
+  const events = { acquired: trouble === undefined ? 1 : 0, renewed: 0, lost: 0, conflict: 0, failed: 0 };
 
   const hold = (held: Holding) => {
     if (lease.expiresAt !== undefined && held.lease.expiresAt === undefined)
@@ -93,10 +98,12 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
     const result = await store.renew({ lease, node, ...(wanted && { attributes: wanted }) }, stop);
     if (result.kind === "renewed") {
       hold(result);
+      events.renewed++;
       log.info("lease renewed", { subnet, expires: expiryText(lease) });
     } else if (result.kind === "conflict") {
       await meetConflict(result.owner, stop);
     } else {
+      events.lost++;
       log.warn("our lease is gone; taking the same subnet again", { subnet, reason: result.reason });
       await retake(stop);
     }
@@ -108,10 +115,12 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
     const result = await acquireUnlessOwned(store, same, stop);
     if (result.kind === "taken") return await meetConflict(result.owner, stop);
     hold(acquiredOf(result, log));
+    events.acquired++;
   };
 
   const meetConflict = async (owner: string, stop: AbortSignal): Promise<void> => {
     if (conflict !== owner) {
+      events.conflict++;
       log.error("another node has our subnet: nothing is sent for it any more", {
         subnet: leaseKey(lease.subnets),
         owner,
@@ -124,7 +133,9 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
     conflict = owner;
     if (onConflict === "stop") return;
     const result = await acquireUnlessOwned(store, { ...request, previous: undefined }, stop);
-    if (result.kind !== "taken") hold(acquiredOf(result, log));
+    if (result.kind === "taken") return;
+    hold(acquiredOf(result, log));
+    events.acquired++;
   };
 
   return {
@@ -140,6 +151,7 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
     get conflict() {
       return conflict;
     },
+    events,
     wake() {
       woken = true;
       rouse();
@@ -171,6 +183,7 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
           if (text !== trouble)
             log.error("lease not renewed; trying again", { error: text, expires: expiryText(lease) });
           trouble = text;
+          events.failed++;
         }
         if (before.lease !== lease || before.conflict !== conflict) onChange();
       }

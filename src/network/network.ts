@@ -32,6 +32,9 @@ export interface NetworkContext {
   readonly onLeases?: (how: "changed" | "renewed") => void;
 }
 
+/** What the watch has told: whole lists, and single leases that came or changed, or went. */
+export type LeaseUpdates = Readonly<Record<"snapshot" | "put" | "delete", number>>;
+
 /** The loop: leases as they change become plans. */
 export interface Network {
   /** Leases of others that we go by, those held included. */
@@ -40,6 +43,7 @@ export interface Network {
   readonly refused: readonly RefusedPeer[];
   /** Peers that the store no longer shows and that are believed all the same. */
   readonly held: readonly HeldPeer[];
+  readonly updates: LeaseUpdates;
   /** Plans anew, since our own lease or a conflict about it changed. */
   ownChanged(): void;
   run(stop: AbortSignal): Promise<void>;
@@ -55,6 +59,7 @@ export function openNetwork(context: NetworkContext): Network {
   let republished = 0;
   let ownSeen: Lease | undefined;
   let updates = 0;
+  const told = { snapshot: 0, put: 0, delete: 0 };
   const reported = new Map<string, string>();
   let rouse = () => {};
 
@@ -101,6 +106,8 @@ export function openNetwork(context: NetworkContext): Network {
 
   const take = (update: LeaseUpdate) => {
     updates++;
+    if (update.kind === "snapshot") told.snapshot++;
+    else for (const { kind } of update.changes) told[kind]++;
     const changed = table.apply(update);
     const isSnapshot = update.kind === "snapshot";
     observe(changed, table.leases.length === 0 || (isSnapshot && update.replaced === true));
@@ -161,6 +168,7 @@ export function openNetwork(context: NetworkContext): Network {
     get held() {
       return guard.held;
     },
+    updates: told,
     ownChanged() {
       // A lease of ours with other subnets makes a peer of who has the old ones.
       if (updates > 0) observe(true, false);

@@ -1,34 +1,16 @@
 import type { Clock } from "../base/clock.ts";
 import { errorText } from "../base/error.ts";
-import type { Backend } from "../backend/backend.ts";
 import { leaseVtepMac } from "../backend/vxlan.ts";
-import type { Reconciler } from "../datapath/reconcile.ts";
 import type { UserspaceEngines } from "../datapath/userspace.ts";
-import type { Firewall } from "../host/firewall/firewall.ts";
-import type { ChosenUplink } from "../host/uplink-decision.ts";
 import { type Lease, leaseKey, type NodeIdentity, subnetsOf } from "../lease/lease.ts";
 import type { Keeper } from "../network/keeper.ts";
-import type { Network } from "../network/network.ts";
-import type { Overlay } from "../overlay.ts";
 import { itemText } from "../plan/text.ts";
 import type { Store } from "../store/store.ts";
 import { version } from "../version.ts";
+import type { CertificateReport } from "./certificates.ts";
+import { hindrance } from "./health.ts";
+import { type Progress, stageOf } from "./progress.ts";
 import type { StatusReport } from "./report.ts";
-
-/** What the daemon has reached so far. */
-export interface Progress {
-  /** What is being done or waited for. */
-  phase: string;
-  /** Device and routes stand. */
-  up: boolean;
-  chosen?: ChosenUplink;
-  overlay?: Overlay;
-  backend?: Backend;
-  keeper?: Keeper;
-  network?: Network;
-  reconciler?: Reconciler;
-  firewall?: Firewall;
-}
 
 export interface ReportContext {
   readonly node: NodeIdentity;
@@ -36,19 +18,16 @@ export interface ReportContext {
   readonly engines: UserspaceEngines;
   readonly clock: Clock;
   readonly startedAt: Date;
-}
-
-/** Traffic can flow: everything stands, our subnet is ours, and pods are masqueraded where that is asked for. */
-export function isReady({ up, keeper, firewall }: Progress): boolean {
-  return up && keeper?.conflict === undefined && firewall?.blocked === undefined;
+  readonly certificates: (now: Date) => readonly CertificateReport[];
 }
 
 /** The report as of now. */
 export function assembleReport(
   progress: Progress,
-  { node, store, engines, clock, startedAt }: ReportContext,
+  { node, store, engines, clock, startedAt, certificates }: ReportContext,
 ): StatusReport {
-  const { keeper, network, reconciler } = progress;
+  const { keeper, network, reconciler, firewall } = progress;
+  const reason = hindrance(progress, engines);
   const refused = network?.refused ?? [];
   const refusedKeys = new Set(refused.map(({ lease }) => leaseKey(lease.subnets)));
   const peers = network?.peers ?? [];
@@ -56,8 +35,10 @@ export function assembleReport(
     version,
     pid: process.pid,
     startedAt: startedAt.toISOString(),
-    ready: isReady(progress),
-    phase: progress.phase,
+    up: progress.up,
+    ready: reason === undefined,
+    phase: reason ?? progress.phase,
+    stage: stageOf(progress),
     store: store.description,
     node,
     ...overlayReport(progress),
@@ -70,10 +51,12 @@ export function assembleReport(
         vtepMac: leaseVtepMac(lease),
         expiresAt: lease.expiresAt?.toISOString() ?? null,
       })),
-    refused: refused.map(({ lease, reason }) => ({
+    ...(network === undefined ? {} : { updates: { ...network.updates } }),
+    refused: refused.map(({ lease, reason, kind = "other" }) => ({
       subnets: leaseKey(lease.subnets),
       publicIp: `${lease.attributes.publicIp ?? ""}`,
       reason,
+      kind,
     })),
     held: (network?.held ?? []).map(({ lease, since, until, reason }) => ({
       subnets: leaseKey(lease.subnets),
@@ -88,8 +71,18 @@ export function assembleReport(
       code: error.code,
       error: errorText(error),
     })),
-    ...(progress.firewall === undefined ? {} : { firewall: progress.firewall.status }),
+    ...(reconciler === undefined
+      ? {}
+      : { passes: { ...reconciler.counts, lastAt: reconciler.lastAt?.toISOString() ?? null } }),
+    ...(firewall === undefined
+      ? {}
+      : { firewall: { ...firewall.status, blocked: firewall.blocked ?? null } }),
     engines: engines.stats(),
+    certificates: certificates(clock.now()).map((certificate) => ({
+      ...certificate,
+      remainingDays: remainingDays(certificate, clock.now()),
+    })),
+    process: processReport(),
   };
 }
 
@@ -128,7 +121,7 @@ function overlayReport({
 }
 
 function leaseReport(
-  { lease, confirmedAt, trouble, conflict }: Keeper,
+  { lease, confirmedAt, trouble, conflict, events }: Keeper,
   clock: Clock,
 ): NonNullable<StatusReport["lease"]> {
   const { subnets, attributes, expiresAt }: Lease = lease;
@@ -139,8 +132,22 @@ function leaseReport(
     expiresAt: expiresAt?.toISOString() ?? null,
     remainingSeconds:
       expiresAt === undefined ? null : Math.round((expiresAt.getTime() - clock.now().getTime()) / 1000),
+    confirmedAt: confirmedAt?.toISOString() ?? null,
     ageSeconds:
       confirmedAt === undefined ? null : Math.round((clock.now().getTime() - confirmedAt.getTime()) / 1000),
     trouble: conflict === undefined ? (trouble ?? null) : `another node has our subnet: ${conflict}`,
+    conflict: conflict ?? null,
+    events: { ...events },
   };
+}
+
+const dayMs = 24 * 60 * 60 * 1000;
+
+function remainingDays({ expiresAt }: CertificateReport, now: Date): number | null {
+  return expiresAt === null ? null : Math.floor((Date.parse(expiresAt) - now.getTime()) / dayMs);
+}
+
+function processReport(): StatusReport["process"] {
+  const { user, system } = process.cpuUsage();
+  return { cpuSeconds: (user + system) / 1e6, residentBytes: process.memoryUsage.rss() };
 }

@@ -1,14 +1,23 @@
 import type { FirewallStatus } from "../host/firewall/firewall.ts";
 import type { EngineStats } from "../native/ports.ts";
+import type { LeaseEvents } from "../network/keeper.ts";
+import type { LeaseUpdates } from "../network/network.ts";
+import type { PassCounts } from "../datapath/reconcile.ts";
+import type { CertificateReport } from "./certificates.ts";
+import type { Stage } from "./progress.ts";
 
 /** What `status --json` and the admin socket's `/status` tell. Times are ISO 8601, ages in seconds. */
 export interface StatusReport {
   readonly version: string;
   readonly pid: number;
   readonly startedAt: string;
+  /** Device, routes and subnet.env stand. */
+  readonly up: boolean;
+  /** Traffic can flow. */
   readonly ready: boolean;
-  /** What is being done or waited for. */
+  /** What is being done or waited for, and while not ready why. */
   readonly phase: string;
+  readonly stage: Stage;
   readonly store: string;
   /** Who this node says it is, beside its lease. */
   readonly node: { readonly id: string; readonly name: string };
@@ -31,16 +40,25 @@ export interface StatusReport {
     readonly vtepMac: string;
     readonly expiresAt: string | null;
     readonly remainingSeconds: number | null;
-    /** Since the store last wrote it for us; null while it is only remembered. */
+    /** When the store last wrote it for us; null while it is only remembered. */
+    readonly confirmedAt: string | null;
+    /** Since `confirmedAt`. */
     readonly ageSeconds: number | null;
     readonly trouble: string | null;
+    /** Who has our subnet in our place. */
+    readonly conflict: string | null;
+    readonly events: LeaseEvents;
   };
   readonly peers: readonly PeerReport[];
+  /** What the store has told of all leases. */
+  readonly updates?: LeaseUpdates;
   /** Leases of others that are not used. */
   readonly refused: readonly {
     readonly subnets: string;
     readonly publicIp: string;
     readonly reason: string;
+    /** What `reason` is a case of; one of a few words. */
+    readonly kind: string;
   }[];
   /** Those of `peers` that the store no longer shows, and until when they are kept. */
   readonly held: readonly {
@@ -54,9 +72,14 @@ export interface StatusReport {
   readonly settled: boolean;
   /** Wanted items that the machine does not hold. */
   readonly missing: readonly { readonly item: string; readonly code: string; readonly error: string }[];
-  /** Masquerade and forward rules. */
-  readonly firewall?: FirewallStatus;
+  /** What all comparisons of plan and machine did together. */
+  readonly passes?: PassCounts & { readonly lastAt: string | null };
+  /** Masquerade and forward rules; `blocked`: why masquerading, asked for, is not in place. */
+  readonly firewall?: FirewallStatus & { readonly blocked: string | null };
   readonly engines: readonly { readonly device: string; readonly stats: EngineStats }[];
+  /** Those that the connection to the store depends on. */
+  readonly certificates: readonly (CertificateReport & { readonly remainingDays: number | null })[];
+  readonly process: { readonly cpuSeconds: number; readonly residentBytes: number };
 }
 
 export interface PeerReport {
@@ -106,7 +129,25 @@ export function statusText(report: StatusReport): string {
   for (const { item, error } of report.missing) lines.push(`missing    ${item}: ${error}`);
   if (report.firewall !== undefined) lines.push(...firewallLines(report.firewall));
   for (const { device, stats } of report.engines) lines.push(...engineLines(device, stats));
+  lines.push(...report.certificates.map(certificateLine));
   return `${lines.join("\n")}\n`;
+}
+
+/** A certificate that ends within this time should be renewed now. */
+export const certificateWarnDays = 30;
+
+function certificateLine({
+  role,
+  path,
+  expiresAt,
+  remainingDays,
+  trouble,
+}: StatusReport["certificates"][number]): string {
+  const start = `${role === "ca" ? "store CA  " : "store cert"} ${path}`;
+  if (expiresAt === null || remainingDays === null) return `${start}: trouble: ${trouble}`;
+  if (remainingDays < 0) return `${start} EXPIRED ${expiresAt}: renew it`;
+  const advice = remainingDays < certificateWarnDays ? ": renew it" : "";
+  return `${start} expires ${expiresAt} (in ${remainingDays} days)${advice}`;
 }
 
 function firewallLines({ engine, rules, repairs, contested, trouble }: FirewallStatus): string[] {

@@ -63,6 +63,7 @@ describe("config: defaults", () => {
         stateDir: "/var/lib/flannel-lite",
       },
       health: { ip: parseIpAddress("0.0.0.0"), port: 0 },
+      metrics: { ip: parseIpAddress("127.0.0.1"), port: 0, peersMax: 200 },
       log: { level: "info", format: "text" },
     });
     expect([...new Set(origins.values())]).toEqual(["default"]);
@@ -94,6 +95,9 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "set-node-network-unavailable": ["0", false],
   "healthz-ip": ["::1", "::1"],
   "healthz-port": ["0x1f90", 8080],
+  "metrics-ip": ["192.0.2.1", "192.0.2.1"],
+  "metrics-port": ["9100", 9100],
+  "metrics-peers-max": ["0", 0],
   "subnet-lease-renew-margin": ["0x10", 16],
   "etcd-endpoints": ["https://a:2379, https://[::1]/", ["https://a:2379", "https://[::1]"]],
   "store-etcd-api": ["v2", "v2"],
@@ -470,7 +474,7 @@ strict = "maybe"
     ["[network]", "1: network = {}: please define a correct Network parameter in the flannel config"],
     [
       "__proto__ = 1",
-      "1: __proto__ = 1: unknown key; the top level takes uplink, store, kubernetes, network, datapath, host, health, log",
+      "1: __proto__ = 1: unknown key; the top level takes uplink, store, kubernetes, network, datapath, host, health, metrics, log",
     ],
     ["[log]\nconstructor = 1", "2: log.constructor = 1: unknown key; [log] takes level, format"],
   ];
@@ -526,6 +530,9 @@ strict = "maybe"
     ]);
     expect(of("-store-lease-ttl=60")).toEqual([
       "store.renew_margin (default) is 60 minutes and must be shorter than store.lease_ttl (flag -store-lease-ttl), 60 minutes",
+    ]);
+    expect(of("-healthz-port=9", "-metrics-port=9")).toEqual([
+      "metrics.port (flag -metrics-port) is health.port, but metrics.ip 127.0.0.1 is not health.ip 0.0.0.0: give both one address, or each its port",
     ]);
     expect(of("-etcd-endpoints=https://a,b:2379")).toEqual([
       "store.etcd.endpoints (flag -etcd-endpoints) mixes http and https",

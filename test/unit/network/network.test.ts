@@ -26,6 +26,7 @@ function bench({ remembered }: { remembered?: readonly Lease[] } = {}) {
   let wakes = 0;
   const keeper = {
     lease: own as Lease,
+    events: { acquired: 1, renewed: 0, lost: 0, conflict: 0, failed: 0 },
     confirmedAt: new Date(0),
     trouble: undefined as string | undefined,
     conflict: undefined as string | undefined,
