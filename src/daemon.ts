@@ -78,6 +78,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     hindrance: () => hindrance(progress, engines),
     metrics: () => metricsText(report(), config.metrics),
   };
+  // Its ports are taken for as long as a daemon lives: like the admin socket, there is one at a time.
   opened.use(openStatusServers(config, pages, clock));
   if (context.watchdogMs !== undefined) {
     const stuck = () => whyStuck(progress, engines, clock.now());

@@ -10,6 +10,11 @@ export interface StatusPages {
   metrics(): string;
 }
 
+export interface StatusServers extends AsyncDisposable {
+  /** Frees the ports before it returns, for a successor; what is under way is cut off. */
+  surrender(): void;
+}
+
 /** A port of 0 or less is off. */
 export interface StatusListeners {
   readonly health: Listener;
@@ -55,7 +60,7 @@ export function openStatusServers(
   { health, metrics }: StatusListeners,
   pages: StatusPages,
   clock: Clock,
-): AsyncDisposable {
+): StatusServers {
   const isShared = health.port === metrics.port && health.ip.equals(metrics.ip);
   const wanted = isShared
     ? [{ key: "health", at: health, routes: { ...healthPages, ...metricsPages } }]
@@ -64,14 +69,18 @@ export function openStatusServers(
         { key: "metrics", at: metrics, routes: metricsPages },
       ];
   const servers: Bun.Server<undefined>[] = [];
+  const surrender = () => {
+    for (const server of servers.splice(0)) void server.stop(true);
+  };
   try {
     for (const { key, at, routes } of wanted)
       if (at.port > 0) servers.push(listen(key, at, (request) => answer(request, routes, pages)));
   } catch (error) {
-    for (const server of servers) void server.stop(true);
+    surrender();
     throw error;
   }
   return {
+    surrender,
     async [Symbol.asyncDispose]() {
       await Promise.all(servers.map((server) => close(server, clock)));
     },

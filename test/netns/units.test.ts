@@ -109,6 +109,22 @@ engine = "${engines[at]}"
     await pingEachOther();
   });
 
+  test("units: a daemon that hangs is started again by the watchdog", async () => {
+    first().write(`${units}/${service}.d/watchdog.conf`, "[Service]\nWatchdogSec=2\n");
+    await first().systemctl("daemon-reload");
+    await first().systemctl("restart", service);
+    const pid = await mainPid(first());
+    const before = Number((await first().show(service, "NRestarts"))["NRestarts"]);
+    await first().run(["kill", "-STOP", String(pid)]);
+    await restarted(first(), pid);
+    expect(Number((await first().show(service, "NRestarts"))["NRestarts"])).toBe(before + 1);
+    expect(await first().journal(service)).toContain("Watchdog timeout");
+    await pingEachOther();
+    await first().run(["rm", `${units}/${service}.d/watchdog.conf`]);
+    await first().systemctl("daemon-reload");
+    await first().systemctl("restart", service);
+  });
+
   test("units: flanneld.service is the same service, and a stop leaves the device", async () => {
     await first().systemctl("stop", "flanneld.service");
     expect(await first().show(service, "ActiveState", "Result")).toEqual({

@@ -2,7 +2,7 @@ import { afterEach, expect, test } from "bun:test";
 import { FlannelError } from "../../../src/base/error.ts";
 import { systemClock } from "../../../src/base/clock.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
-import { openStatusServers, type StatusPages } from "../../../src/status/server.ts";
+import { openStatusServers, type StatusPages, type StatusServers } from "../../../src/status/server.ts";
 
 let opened: AsyncDisposable[] = [];
 afterEach(async () => {
@@ -28,7 +28,7 @@ function serve(
   ports: { health?: number; metrics?: number; ip?: string },
   given = pages(),
   clock = systemClock,
-): AsyncDisposable {
+): StatusServers {
   const ip = parseIpAddress(ports.ip ?? "127.0.0.1");
   const listeners = {
     health: { ip, port: ports.health ?? 0 },
@@ -153,4 +153,15 @@ test("status server: closing waits for a request under way no longer than its bo
   await ended.promise;
   expect(slept).toEqual([3_000]);
   serve({ health: port });
+});
+
+test("status server: a surrender frees the ports at once", async () => {
+  const port = freePort();
+  const server = serve({ health: port, metrics: port });
+  expect((await get(port, "/healthz"))[0]).toBe(200);
+  server.surrender();
+  serve({ health: port }, pages({ hindrance: () => "the successor" }));
+  expect((await get(port, "/readyz"))[1]).toContain("the successor");
+  await server[Symbol.asyncDispose]();
+  expect((await get(port, "/healthz"))[0]).toBe(200);
 });
