@@ -66,12 +66,14 @@ function uplinkJson(answer: UplinkAnswer): object {
 function uplinkLines(answer: UplinkAnswer | undefined): string[] {
   if (answer === undefined) return [];
   if ("trouble" in answer) return ["", `# On this host, no uplink: ${answer.trouble}`];
-  const { uplink, reason } = answer;
-  const publicIp = uplink.publicIp === uplink.address ? "" : `, known to others as ${uplink.publicIp}`;
+  const { uplink, reason, passedOver } = answer;
+  const publicIp =
+    `${uplink.publicIp}` === `${uplink.address}` ? "" : `, known to others as ${uplink.publicIp}`;
   return [
     "",
     `# On this host, the uplink is ${uplink.name} with ${uplink.address}${publicIp}: ${reason}`,
-    ...passedOverLines(answer).map((line) => `#   not ${line}`),
+    ...(passedOver.length === 0 ? [] : ["# Passed over:"]),
+    ...passedOverLines(answer).map((line) => `#   ${line}`),
   ];
 }
 

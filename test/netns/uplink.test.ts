@@ -1,9 +1,16 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, copyFileSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { inside, type Namespaces, openNamespaces } from "../../src/demo/lab.ts";
 import { tryProgram } from "../../src/demo/process.ts";
-import { binary } from "../support/overlay.ts";
+import {
+  binary,
+  openTestOverlay,
+  overlayRefused,
+  ping,
+  type TestOverlay,
+  vtepAddress,
+} from "../support/overlay.ts";
 import { namespacesRefused } from "../support/remote-kernel.ts";
 
 const refused = namespacesRefused();
@@ -109,7 +116,7 @@ describe.skipIf(refused !== undefined)("uplink on a host with one interface of m
     });
     const text = await inside(host, [binary, "check", "-iface=eth9", "-iface=172.16.31.200"]);
     expect(text).toContain("# On this host, the uplink is dummy0 with 172.16.31.200: ");
-    expect(text).toContain('#   not interface eth9: there is no interface named "eth9"');
+    expect(text).toContain('#   interface eth9: there is no interface named "eth9"');
   });
 
   test("a check by somebody who is not root sees the same", async () => {
@@ -146,3 +153,98 @@ describe.skipIf(refused !== undefined)("uplink on a host with one interface of m
     return tryProgram(["ip", "netns", "exec", host, program, ...own, ...flags]);
   };
 });
+
+const overlayImpossible = overlayRefused();
+if (overlayImpossible !== undefined)
+  process.stderr.write(`SKIPPED the overlays of test/netns/uplink.test.ts: ${overlayImpossible}\n`);
+
+describe.skipIf(overlayImpossible !== undefined)("uplink under a real overlay", () => {
+  let open: TestOverlay | undefined;
+  afterEach(async () => {
+    await open?.[Symbol.asyncDispose]();
+    open = undefined;
+  });
+
+  const twoHosts = async (config: object) => {
+    open = await openTestOverlay(2);
+    await open.etcd("put", "/coreos.com/network/config", JSON.stringify(config));
+    const [host, peer] = open.lab.hosts;
+    if (host === undefined || peer === undefined) throw new Error("two hosts");
+    return { net: open, host, peer };
+  };
+
+  test.each(["userspace", "kernel"] as const)(
+    "%s: a node behind a NAT, one to one, is reached by its public_ip, which none of its interfaces has",
+    async (engine) => {
+      const { net, host, peer } = await twoHosts({ Network: "10.99.0.0/16", Backend: { Type: "vxlan" } });
+      const publicIp = "10.77.0.201";
+      const nat = `table ip fl {
+        chain out { type nat hook postrouting priority 100; ip saddr ${host.address} udp dport 8472 snat to ${publicIp}; }
+        chain in { type nat hook prerouting priority -100; ip daddr ${publicIp} dnat to ${host.address}; }
+      }`;
+      await inside(host.namespace, ["nft", nat]);
+      const [link] = JSON.parse(await inside(host.namespace, ["ip", "-j", "link", "show", "eth0"])) as [
+        { address: string },
+      ];
+      await inside(peer.namespace, ["ip", "neigh", "add", publicIp, "lladdr", link.address, "dev", "eth0"]);
+      const daemons = [
+        net.startDaemon(host, { engine, uplink: `public_ip = "${publicIp}"` }),
+        net.startDaemon(peer, { engine }),
+      ] as const;
+      const reports = await Promise.all(daemons.map((daemon) => daemon.ready(1)));
+      expect(reports[0]?.uplink).toMatchObject({ name: "eth0", address: host.address, publicIp });
+      expect(reports[0]?.uplink?.reason).toContain("counts as NATed");
+      expect(reports[1]?.peers.map((one) => one.publicIp)).toEqual([publicIp]);
+      for (const [from, to] of [
+        [0, 1],
+        [1, 0],
+      ] as const)
+        await ping([host, peer][from] ?? host, vtepAddress(reports[to] ?? never()));
+    },
+  );
+
+  test.each(["userspace", "kernel"] as const)(
+    "%s: the device has exactly our address inside the overlay, of each family; foreign ones stay",
+    async (engine) => {
+      const { net, host } = await twoHosts({
+        ...{ EnableIPv6: true, Network: "10.99.0.0/16", IPv6Network: "fd00:99::/48" },
+        Backend: { Type: "vxlan" },
+      });
+      const daemon = net.startDaemon(host, { engine });
+      const report = await daemon.ready(0);
+      const foreign = ["10.200.0.1/24", "2001:db8:200::1/64"];
+      for (const address of [...foreign, "10.99.7.7/24", "fd00:99:0:77::2/64"])
+        await inside(host.namespace, [
+          "ip",
+          "address",
+          "add",
+          address,
+          "dev",
+          "flannel.1",
+          ...nodad(address),
+        ]);
+      const wanted = [`${vtepAddress(report)}/32`, `${vtepAddress(report, 6)}/128`, ...foreign].toSorted();
+      let seen: string[] = [];
+      for (let tries = 0; tries < 100 && seen.join() !== wanted.join(); tries++) {
+        await Bun.sleep(50);
+        seen = await addressesOf(host.namespace);
+      }
+      expect(seen).toEqual(wanted);
+    },
+  );
+
+  const nodad = (address: string) => (address.includes(":") ? ["nodad"] : []);
+
+  const addressesOf = async (namespace: string): Promise<string[]> => {
+    const text = await inside(namespace, ["ip", "-j", "address", "show", "dev", "flannel.1"]);
+    const [link] = JSON.parse(text) as [{ addr_info: { local: string; prefixlen: number; scope: string }[] }];
+    return link.addr_info
+      .filter(({ local }) => !local.startsWith("fe80:"))
+      .map(({ local, prefixlen }) => `${local}/${prefixlen}`)
+      .toSorted();
+  };
+});
+
+function never(): never {
+  throw new Error("a daemon gave no report");
+}

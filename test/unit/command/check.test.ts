@@ -1,8 +1,9 @@
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import toml from "toml";
 import { checkFlags, checkOutput } from "../../../src/command/check.ts";
 import { loadConfig } from "../../../src/config/load.ts";
 import { settings } from "../../../src/config/schema.ts";
+import { parseIpAddress } from "../../../src/net/address.ts";
 import { configInput } from "../../support/config.ts";
 
 const text = `[uplink]
@@ -66,3 +67,47 @@ test("check: no form shows a secret", () => {
 function tablePath({ keys }: { readonly keys: readonly string[] }): string {
   return keys.slice(0, -1).join(".");
 }
+
+describe("check: this host's uplink", () => {
+  const loaded = (...argv: string[]) =>
+    loadConfig({ ...configInput({ toml: text, argv, env }), commandFlags: checkFlags });
+  const address = parseIpAddress("192.0.2.7");
+  const chosen = {
+    uplink: { name: "eth0", index: 2, mtuBytes: 1500, address, publicIp: parseIpAddress("198.51.100.1") },
+    reason: "it has the default route",
+    passedOver: [{ candidate: "eth1 (10.0.0.1)", reason: "no default route" }],
+  };
+
+  test("the choice, its reason and what it beat stand as comments, the rest stays TOML", () => {
+    const output = checkOutput(loaded(), chosen);
+    expect(output).toEndWith(
+      "\n\n# On this host, the uplink is eth0 with 192.0.2.7, known to others as 198.51.100.1: it has the default route\n" +
+        "# Passed over:\n#   eth1 (10.0.0.1): no default route\n",
+    );
+    expect(toml.parse(output)).toEqual(toml.parse(check()));
+  });
+
+  test("in JSON it stands beside the options", () => {
+    const answer = JSON.parse(checkOutput(loaded("-json"), chosen)) as Record<string, unknown>;
+    expect(answer["uplink"]).toEqual({
+      ...{ name: "eth0", index: 2, mtuBytes: 1500, address: "192.0.2.7", publicIp: "198.51.100.1" },
+      ...{ reason: chosen.reason, passedOver: chosen.passedOver },
+    });
+  });
+
+  test("what could not be looked at is said, and the options are told all the same", () => {
+    const trouble = "cannot load the native addon. Mount /proc";
+    expect(checkOutput(loaded(), { trouble })).toBe(
+      `${checkOutput(loaded())}\n# On this host, no uplink: ${trouble}\n`,
+    );
+    expect(JSON.parse(checkOutput(loaded("-json"), { trouble }))).toMatchObject({ uplink: { trouble } });
+  });
+
+  test("of many interfaces the first sixteen are told to people, and how many more there are", () => {
+    const many = Array.from({ length: 40 }, (_, at) => ({ candidate: `veth${at}`, reason: "none" }));
+    const lines = checkOutput(loaded(), { ...chosen, passedOver: many })
+      .trimEnd()
+      .split("\n");
+    expect(lines.slice(-2)).toEqual(["#   veth15: none", "#   and 24 more"]);
+  });
+});
