@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, copyFileSync, symlinkSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { inside, type Namespaces, openNamespaces } from "../../src/demo/lab.ts";
 import { tryProgram } from "../../src/demo/process.ts";
@@ -146,12 +146,39 @@ describe.skipIf(refused !== undefined)("uplink on a host with one interface of m
     expect([ran.code, (await startAs(binary, ...stray)).code]).toEqual([1, 2]);
   });
 
-  /** Starts the daemon with `flags`; none of these tests lets it come far. */
-  const startAs = (program: string, ...flags: string[]) => {
+  test("a start by flanneld's flags and variables logs the choice once, what it beat, and no password", async () => {
+    const flanneld = join(namespaces.directory, "daemon", "flanneld");
+    mkdirSync(join(namespaces.directory, "daemon"));
+    symlinkSync(binary, flanneld);
+    const flags = ["-iface-regex=^192", "-v=1", "-subnet-file", join(namespaces.directory, "subnet.env")];
+    const env = {
+      FLANNELD_IFACE: "eth9",
+      FLANNELD_ETCD_USERNAME: "flannel",
+      FLANNELD_ETCD_PASSWORD: "s3cret",
+      FLANNELD_ETCD_ENDPOINTS: "http://127.0.0.1:1",
+      FLANNELD_VMODULE: "vxlan=2",
+    };
+    const child = namespaces.start(host, [flanneld, ...ownDirectories(), ...flags], env);
+    for (let tries = 0; tries < 100 && !child.errorTail().includes("etcd"); tries++) await Bun.sleep(100);
+    await child.end();
+    const log = child.errorTail();
+    expect(await child.exited).toBe(0);
+    const chosen = log.split("\n").filter((line) => line.includes("uplink chosen"));
+    expect(chosen).toHaveLength(1);
+    expect(chosen[0]).toContain("192.168.200.128");
+    expect(chosen[0]).toContain("interface eth9: there is no interface named");
+    expect(log).toContain("FLANNELD_VMODULE has no effect");
+    expect(log).not.toContain("s3cret");
+  });
+
+  const ownDirectories = () => {
     const { directory } = namespaces;
-    const own = [`-host-run-dir=${directory}/run`, `-host-state-dir=${directory}/state`];
-    return tryProgram(["ip", "netns", "exec", host, program, ...own, ...flags]);
+    return [`-host-run-dir=${directory}/run`, `-host-state-dir=${directory}/state`];
   };
+
+  /** Starts the daemon with `flags`; none of these tests lets it come far. */
+  const startAs = (program: string, ...flags: string[]) =>
+    tryProgram(["ip", "netns", "exec", host, program, ...ownDirectories(), ...flags]);
 });
 
 const overlayImpossible = overlayRefused();
