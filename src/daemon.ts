@@ -27,7 +27,12 @@ import { emptyPlan, type Plan } from "./plan/plan.ts";
 import { remember, type Remembered } from "./remembered.ts";
 import { openAdminSocket } from "./status/admin-socket.ts";
 import { assembleReport } from "./status/assemble.ts";
-import { openCertificateReader } from "./status/certificates.ts";
+import {
+  type CertificateReport,
+  certificateWarnDays,
+  openCertificateReader,
+  remainingDays,
+} from "./status/certificates.ts";
 import { hindrance, lostDevice, whyStuck } from "./status/health.ts";
 import { metricsText } from "./status/metrics.ts";
 import type { Progress } from "./status/progress.ts";
@@ -72,6 +77,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const engines = opened.use(openUserspaceEngines(addon));
   const { cafile: ca, certfile: client } = config.store.etcd;
   const certificates = openCertificateReader({ ca, client });
+  warnOfCertificates(certificates(clock.now()), { log, clock });
   const report = () => assembleReport(progress, { node, store, engines, clock, startedAt, certificates });
   opened.use(await openAdminSocket(config.host.runDir, report));
   const pages = {
@@ -282,6 +288,19 @@ function phaseText(
   if (blocked !== undefined) return `carrying traffic for ${subnet} without masquerading: ${blocked}`;
   if (snapshot === undefined || trouble === undefined) return `carrying traffic for ${subnet}`;
   return `carrying traffic for ${subnet} without the store, by the leases seen until ${snapshot.savedAt.toISOString()}`;
+}
+
+/** A certificate that cannot be read is the store's to complain of. */
+function warnOfCertificates(
+  certificates: readonly CertificateReport[],
+  { log, clock }: Pick<DaemonContext, "log" | "clock">,
+): void {
+  for (const certificate of certificates) {
+    const days = remainingDays(certificate, clock.now());
+    if (days === null || days >= certificateWarnDays) continue;
+    const { role, path, expiresAt } = certificate;
+    log.warn("a certificate for the store ends soon: renew it", { role, path, expiresAt, days });
+  }
 }
 
 /** Without its device the daemon is useless; a supervisor should see it fail. */

@@ -2,12 +2,13 @@ import type { Clock } from "../base/clock.ts";
 import { errorText } from "../base/error.ts";
 import { leaseVtepMac } from "../backend/vxlan.ts";
 import type { UserspaceEngines } from "../datapath/userspace.ts";
+import { readDeviceCounters } from "../host/device-counters.ts";
 import { type Lease, leaseKey, type NodeIdentity, subnetsOf } from "../lease/lease.ts";
 import type { Keeper } from "../network/keeper.ts";
 import { itemText } from "../plan/text.ts";
 import type { Store } from "../store/store.ts";
 import { version } from "../version.ts";
-import type { CertificateReport } from "./certificates.ts";
+import { type CertificateReport, remainingDays } from "./certificates.ts";
 import { hindrance } from "./health.ts";
 import { type Progress, stageOf } from "./progress.ts";
 import type { StatusReport } from "./report.ts";
@@ -78,6 +79,7 @@ export function assembleReport(
       ? {}
       : { firewall: { ...firewall.status, blocked: firewall.blocked ?? null } }),
     engines: engines.stats(),
+    ...deviceReport(progress),
     certificates: certificates(clock.now()).map((certificate) => ({
       ...certificate,
       remainingDays: remainingDays(certificate, clock.now()),
@@ -141,10 +143,12 @@ function leaseReport(
   };
 }
 
-const dayMs = 24 * 60 * 60 * 1000;
-
-function remainingDays({ expiresAt }: CertificateReport, now: Date): number | null {
-  return expiresAt === null ? null : Math.floor((Date.parse(expiresAt) - now.getTime()) / dayMs);
+/** Where an engine of ours counts, the kernel's counters of its device say nothing more. */
+function deviceReport({ overlay, up }: Progress): Pick<StatusReport, "device"> {
+  if (!up || overlay?.engine.engine !== "kernel") return {};
+  const name = overlay.backend.device;
+  const counters = readDeviceCounters(name);
+  return counters === undefined ? {} : { device: { name, ...counters } };
 }
 
 function processReport(): StatusReport["process"] {

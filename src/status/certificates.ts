@@ -50,6 +50,16 @@ export function openCertificateReader(files: CertificateFiles): (now: Date) => C
     });
 }
 
+/** A certificate that ends within this time should be renewed now. */
+export const certificateWarnDays = 30;
+
+const dayMs = 24 * 60 * 60 * 1000;
+
+/** Whole days until the end, negative after it; null where it is not known. */
+export function remainingDays({ expiresAt }: CertificateReport, now: Date): number | null {
+  return expiresAt === null ? null : Math.floor((Date.parse(expiresAt) - now.getTime()) / dayMs);
+}
+
 /**
  * The end that comes next. A bundle may keep an authority that has ended beside its successor: only where all
  * have ended is the last of them told.

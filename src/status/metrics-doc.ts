@@ -47,8 +47,8 @@ read them. Health and metrics may share one port when they share the address. Pr
         static_configs: [{ targets: ["192.0.2.10:9102"] }]
 `;
 
-const rules = `A metric without a value is not there: no lease yet, a reservation's expiry, the kernel engine's packets (the
-device's own counters have those: \`ip -s link\`, node_exporter). With more peers than \`metrics.peers_max\` there are no
+const rules = `A metric without a value is not there: no lease yet, a reservation's expiry, single
+peers and offloads with the kernel engine. With more peers than \`metrics.peers_max\` there are no
 series for single peers. Counters begin anew with the daemon, those of the datapath also with the engine.
 
 Worth an alert:

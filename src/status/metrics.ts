@@ -143,28 +143,30 @@ export const metrics: readonly Metric[] = [
     "counter",
     "datapath_packets_total",
     ["device", "direction"],
-    "Inner packets carried by the engine; segments count one by one.",
+    "Inner packets carried; segments count one by one, with the kernel engine as its device counts.",
     traffic("packets"),
   ),
   labelled(
     "counter",
     "datapath_bytes_total",
     ["device", "direction"],
-    "Inner bytes carried by the engine, from the IP header on.",
+    "Inner bytes carried, from the IP header on; with the kernel engine as its device counts.",
     traffic("bytes"),
   ),
   labelled(
     "counter",
     "datapath_drops_total",
     ["device", "direction", "reason"],
-    "Packets dropped by the engine; direction any: the reason does not tell.",
-    ({ engines }) =>
-      engines.flatMap(({ device, stats }) =>
+    "Packets dropped; direction any: the reason does not tell. The kernel engine tells errors and dropped.",
+    ({ engines, device }) => [
+      ...engines.flatMap(({ device: name, stats }) =>
         Object.entries(stats.drops).map(([reason, value]) => ({
-          labels: { device, direction: directionOf(reason), reason },
+          labels: { device: name, direction: directionOf(reason), reason },
           value,
         })),
       ),
+      ...(device === undefined ? [] : deviceDrops(device)),
+    ],
   ),
   labelled(
     "gauge",
@@ -240,10 +242,24 @@ function byLabel(label: string, values: Readonly<Record<string, number>>): Sampl
 const directions = ["sent", "received"] as const;
 
 function traffic(unit: keyof TrafficCounters): Metric["samples"] {
-  return ({ engines }) =>
-    engines.flatMap(({ device, stats }) =>
-      directions.map((direction) => ({ labels: { device, direction }, value: stats[direction][unit] })),
+  return ({ engines, device }) => {
+    const counted = engines.map(({ device: name, stats }) => ({ name, ...stats }));
+    return [...counted, ...(device === undefined ? [] : [device])].flatMap(({ name, ...counters }) =>
+      directions.map((direction) => ({
+        labels: { device: name, direction },
+        value: counters[direction][unit],
+      })),
     );
+  };
+}
+
+function deviceDrops({ name, ...counters }: NonNullable<StatusReport["device"]>): Sample[] {
+  return directions.flatMap((direction) =>
+    (["errors", "dropped"] as const).map((reason) => ({
+      labels: { device: name, direction, reason },
+      value: counters[direction][reason],
+    })),
+  );
 }
 
 function peerTraffic(unit: keyof TrafficCounters): Metric["samples"] {

@@ -1,9 +1,10 @@
+import type { DeviceCounters } from "../host/device-counters.ts";
 import type { FirewallStatus } from "../host/firewall/firewall.ts";
-import type { EngineStats } from "../native/ports.ts";
+import type { EngineStats, RefusedPacket } from "../native/ports.ts";
 import type { LeaseEvents } from "../network/keeper.ts";
 import type { LeaseUpdates } from "../network/network.ts";
 import type { PassCounts } from "../datapath/reconcile.ts";
-import type { CertificateReport } from "./certificates.ts";
+import { type CertificateReport, certificateWarnDays } from "./certificates.ts";
 import type { Stage } from "./progress.ts";
 
 /** What `status --json` and the admin socket's `/status` tell. Times are ISO 8601, ages in seconds. */
@@ -77,6 +78,8 @@ export interface StatusReport {
   /** Masquerade and forward rules; `blocked`: why masquerading, asked for, is not in place. */
   readonly firewall?: FirewallStatus & { readonly blocked: string | null };
   readonly engines: readonly { readonly device: string; readonly stats: EngineStats }[];
+  /** Of the device that the kernel engine has. */
+  readonly device?: DeviceCounters & { readonly name: string };
   /** Those that the connection to the store depends on. */
   readonly certificates: readonly (CertificateReport & { readonly remainingDays: number | null })[];
   readonly process: { readonly cpuSeconds: number; readonly residentBytes: number };
@@ -126,15 +129,14 @@ export function statusText(report: StatusReport): string {
     lines.push(`refused    ${subnets} at ${publicIp}: ${reason}`);
   for (const { subnets, publicIp, until, reason } of report.held)
     lines.push(`held       ${subnets} at ${publicIp} until ${until}: ${reason}`);
+  if (report.passes !== undefined) lines.push(passesLine(report.passes, report.settled));
   for (const { item, error } of report.missing) lines.push(`missing    ${item}: ${error}`);
   if (report.firewall !== undefined) lines.push(...firewallLines(report.firewall));
   for (const { device, stats } of report.engines) lines.push(...engineLines(device, stats));
+  if (report.device !== undefined) lines.push(deviceLine(report.device));
   lines.push(...report.certificates.map(certificateLine));
   return `${lines.join("\n")}\n`;
 }
-
-/** A certificate that ends within this time should be renewed now. */
-export const certificateWarnDays = 30;
 
 function certificateLine({
   role,
@@ -143,28 +145,51 @@ function certificateLine({
   remainingDays,
   trouble,
 }: StatusReport["certificates"][number]): string {
-  const start = `${role === "ca" ? "store CA  " : "store cert"} ${path}`;
+  const start = `tls        ${role === "ca" ? "CA" : "client certificate"} ${path}`;
   if (expiresAt === null || remainingDays === null) return `${start}: trouble: ${trouble}`;
   if (remainingDays < 0) return `${start} EXPIRED ${expiresAt}: renew it`;
   const advice = remainingDays < certificateWarnDays ? ": renew it" : "";
   return `${start} expires ${expiresAt} (in ${remainingDays} days)${advice}`;
 }
 
+function passesLine({ passes, lastAt }: NonNullable<StatusReport["passes"]>, settled: boolean): string {
+  const last = lastAt === null ? "" : `, last ${lastAt}`;
+  return `compared   plan and machine ${times(passes)}${last}${settled ? "" : "; under way again"}`;
+}
+
+function times(count: number): string {
+  return count === 1 ? "once" : `${count} times`;
+}
+
+function deviceLine({ name, sent, received }: NonNullable<StatusReport["device"]>): string {
+  const way = ({ packets, bytes, errors, dropped }: DeviceCounters["sent"]) =>
+    `${packets} packets, ${bytes} bytes, ${errors} errors, ${dropped} dropped`;
+  return `traffic    ${name}: sent ${way(sent)}; received ${way(received)}`;
+}
+
 function firewallLines({ engine, rules, repairs, contested, trouble }: FirewallStatus): string[] {
   const fight = contested ? ", somebody keeps changing them" : "";
   return [
-    `firewall   ${engine ?? "none"}: ${rules} rules, repaired ${repairs} times${fight}`,
+    `firewall   ${engine ?? "none"}: ${rules} rules, repaired ${times(repairs)}${fight}`,
     ...(trouble === null ? [] : [`           trouble: ${trouble}`]),
   ];
 }
 
-function engineLines(device: string, { sent, received, drops, offloads, failure }: EngineStats): string[] {
+function engineLines(
+  device: string,
+  { sent, received, drops, offloads, failure, lastRefused }: EngineStats,
+): string[] {
   const met = Object.entries(drops).filter(([, count]) => count > 0);
   const lacking = Object.entries(offloads).filter(([, present]) => !present);
   return [
     `traffic    ${device}: sent ${sent.packets} packets, ${sent.bytes} bytes; received ${received.packets} packets, ${received.bytes} bytes`,
     `drops      ${met.length === 0 ? "none" : met.map(([reason, count]) => `${reason} ${count}`).join(", ")}`,
     `offloads   ${lacking.length === 0 ? "all" : `all but ${lacking.map(([name]) => name).join(", ")}`}`,
-    ...(failure === undefined ? [] : [`failure    ${failure}`]),
+    ...(lastRefused === undefined ? [] : [refusedLine(lastRefused)]),
+    ...(failure === undefined ? [] : [`failure    nothing is carried any more: ${failure}`]),
   ];
+}
+
+function refusedLine({ reason, outerSource, innerSource, innerDestination }: RefusedPacket): string {
+  return `           last refused: ${reason}, from ${outerSource}, inside ${innerSource} to ${innerDestination}`;
 }

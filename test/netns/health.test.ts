@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { LabHost } from "../../src/demo/lab.ts";
 import { inside } from "../../src/demo/lab.ts";
 import { tryProgram } from "../../src/demo/process.ts";
+import { openCertificates } from "../support/certificates.ts";
 import { parseExposition } from "../support/exposition.ts";
 import { openTestOverlay, overlayRefused, ping, type TestOverlay, vtepAddress } from "../support/overlay.ts";
 
@@ -107,33 +108,64 @@ describe.skipIf(refused !== undefined)("health", () => {
     expect(await answers(host, "200")).toBe(ready);
   });
 
-  test("metrics: traffic, peers and passes of a daemon that runs are counted", async () => {
-    const net = await overlay(2);
+  const engines = ["userspace", "kernel"] as const;
+  test.each(engines)(
+    "metrics: %s: traffic, peers and passes of a daemon that runs are counted",
+    async (engine) => {
+      const net = await overlay(2);
+      await net.etcd("put", `${prefix}/config`, networkJson);
+      const [first, second] = [1, 2].map((at) => net.startDaemon(hostOf(net, at), { engine, more: health }));
+      if (first === undefined || second === undefined) throw new Error("two daemons");
+      const [, other] = await Promise.all([first.ready(1), second.ready(1)]);
+      await ping(first.host, vtepAddress(other));
+      const page = await metricsOf(first.host);
+      expect(page.value("flannel_lite_ready")).toBe(1);
+      expect(page.value("flannel_lite_peers")).toBe(1);
+      const packets = { device: "flannel.1", direction: "sent" };
+      expect(page.value("flannel_lite_datapath_packets_total", packets)).toBeGreaterThanOrEqual(3);
+      const peer = { peer: second.host.address, direction: "received" };
+      const fromPeer = page.value("flannel_lite_peer_packets_total", peer);
+      if (engine === "kernel") expect(fromPeer).toBeUndefined();
+      else expect(fromPeer).toBeGreaterThanOrEqual(3);
+      expect(page.value("flannel_lite_reconcile_passes_total")).toBeGreaterThan(0);
+      expect(page.value("flannel_lite_lease_events_total", { event: "acquired" })).toBe(1);
+      const expiry = page.value("flannel_lite_lease_expiry_timestamp_seconds") ?? 0;
+      expect(expiry - Date.now() / 1000).toBeGreaterThan(23 * 3600);
+      expect(page.value("flannel_lite_process_resident_memory_bytes")).toBeGreaterThan(1_000_000);
+      // Beyond the host itself nobody is answered, unless told so.
+      const fromOutside = `http://${first.host.address}:9102/metrics`;
+      const { code } = await tryProgram([
+        ...["ip", "netns", "exec", second.host.namespace, "curl", "-s", "-m", "3", fromOutside],
+      ]);
+      expect(code).toBe(7);
+    },
+  );
+
+  test("a certificate for the store that ends soon is told in log, status and metrics", async () => {
+    const net = await overlay(1);
+    const host = hostOf(net, 1);
     await net.etcd("put", `${prefix}/config`, networkJson);
-    const [first, second] = [1, 2].map((at) =>
-      net.startDaemon(hostOf(net, at), { engine: "userspace", more: health }),
-    );
-    if (first === undefined || second === undefined) throw new Error("two daemons");
-    const [, other] = await Promise.all([first.ready(1), second.ready(1)]);
-    await ping(first.host, vtepAddress(other));
-    const page = await metricsOf(first.host);
-    expect(page.value("flannel_lite_ready")).toBe(1);
-    expect(page.value("flannel_lite_peers")).toBe(1);
-    const packets = { device: "flannel.1", direction: "sent" };
-    expect(page.value("flannel_lite_datapath_packets_total", packets)).toBeGreaterThanOrEqual(3);
-    const peer = { peer: second.host.address, direction: "received" };
-    expect(page.value("flannel_lite_peer_packets_total", peer)).toBeGreaterThanOrEqual(3);
-    expect(page.value("flannel_lite_reconcile_passes_total")).toBeGreaterThan(0);
-    expect(page.value("flannel_lite_lease_events_total", { event: "acquired" })).toBe(1);
-    const expiry = page.value("flannel_lite_lease_expiry_timestamp_seconds") ?? 0;
-    expect(expiry - Date.now() / 1000).toBeGreaterThan(23 * 3600);
-    expect(page.value("flannel_lite_process_resident_memory_bytes")).toBeGreaterThan(1_000_000);
-    // Beyond the host itself nobody is answered, unless told so.
-    const fromOutside = `http://${first.host.address}:9102/metrics`;
-    const { code } = await tryProgram([
-      ...["ip", "netns", "exec", second.host.namespace, "curl", "-s", "-m", "3", fromOutside],
-    ]);
-    expect(code).toBe(7);
+    using certificates = openCertificates();
+    const ca = certificates.authority("ca");
+    const { cert, key } = certificates.issue("client", { by: "ca", names: "DNS:localhost", days: 90 });
+    const etcd = `cafile = "${ca}"\ncertfile = "${cert}"\nkeyfile = "${key}"`;
+    const daemon = net.startDaemon(host, { engine: "kernel", etcd, more: health });
+    await daemon.ready(0);
+    const warned = daemon.child
+      .errorTail()
+      .split("\n")
+      .filter((line) => line.includes("ends soon: renew it"));
+    expect(warned).toHaveLength(1);
+    expect(warned[0]).toContain(`path=${ca}`);
+    const { output } = await net.run(daemon, "status");
+    expect(output).toMatch(/^tls {8}CA \S+ expires \S+ \(in 1 days\): renew it$/m);
+    expect(output).toMatch(/^tls {8}client certificate \S+ expires \S+ \(in 89 days\)$/m);
+    const page = await metricsOf(host);
+    const days = (certificate: string) =>
+      ((page.value("flannel_lite_certificate_expiry_timestamp_seconds", { certificate }) ?? 0) -
+        Date.now() / 1000) /
+      86_400;
+    expect([Math.round(days("ca")), Math.round(days("client"))]).toEqual([2, 90]);
   });
 
   test("a port that is taken ends the start at once with 1, and names the key", async () => {

@@ -58,10 +58,12 @@ test("certificates: status says when to renew", () => {
     const expiresAt = remainingDays === null ? null : "2026-02-01T00:00:00.000Z";
     const certificate = { role: "client", path: "/c.pem", expiresAt, trouble, remainingDays } as const;
     const text = statusText(statusReport({ certificates: [certificate] }));
-    return text.split("\n").find((one) => one.startsWith("store cert"));
+    return text.split("\n").find((one) => one.startsWith("tls "));
   };
-  expect(line(30)).toBe("store cert /c.pem expires 2026-02-01T00:00:00.000Z (in 30 days)");
-  expect(line(29)).toBe("store cert /c.pem expires 2026-02-01T00:00:00.000Z (in 29 days): renew it");
-  expect(line(-1)).toBe("store cert /c.pem EXPIRED 2026-02-01T00:00:00.000Z: renew it");
-  expect(line(null, "ENOENT")).toBe("store cert /c.pem: trouble: ENOENT");
+  expect(line(30)).toBe("tls        client certificate /c.pem expires 2026-02-01T00:00:00.000Z (in 30 days)");
+  expect(line(29)).toBe(
+    "tls        client certificate /c.pem expires 2026-02-01T00:00:00.000Z (in 29 days): renew it",
+  );
+  expect(line(-1)).toBe("tls        client certificate /c.pem EXPIRED 2026-02-01T00:00:00.000Z: renew it");
+  expect(line(null, "ENOENT")).toBe("tls        client certificate /c.pem: trouble: ENOENT");
 });
