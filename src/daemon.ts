@@ -1,3 +1,4 @@
+import { adoptionOf, readAdoptableMac, refuseFlanneld } from "./adoption.ts";
 import type { Clock } from "./base/clock.ts";
 import { errorText } from "./base/error.ts";
 import { runGroup } from "./base/group.ts";
@@ -109,12 +110,15 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const overlay = decideOverlay(config, { network, uplink, node });
   progress.overlay = overlay;
   opened.use(claimDevice(addon, overlay.backend.device, log));
+  await refuseFlanneld(config, { kernel, overlay });
   for (const option of overlay.backend.ignored) log.warn("a Backend option has no effect here", { option });
   log.info("engine chosen", { engine: overlay.engine.engine, reason: overlay.engine.reason });
 
   enter("waiting for a lease");
   const { device } = overlay.backend;
-  const savedMac = readSavedMac(config.host.stateDir, device, log);
+  const adopt = adoptionOf(config, overlay);
+  const savedMac =
+    (await readAdoptableMac(kernel, adopt, device)) ?? readSavedMac(config.host.stateDir, device, log);
   const keeperContext = {
     store,
     request: {
@@ -139,7 +143,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const backend = overlay.backend.open(overlay.engine.engine);
   progress.backend = backend;
 
-  const scope = { owner: ownerMark(config), overlay: overlay.ranges };
+  const scope = { owner: ownerMark(config), overlay: overlay.ranges, adopt };
   const reconciler = openReconciler({
     kernel,
     openMonitor: addon.openKernel,
@@ -222,6 +226,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     inner.addEventListener("abort", () => firstPlan.resolve());
     await firstPlan.promise;
     if (inner.aborted) return;
+    await refuseFlanneld(config, { kernel, overlay }); // waiting may have taken long
     throwIfNoDevice(await reconciler.pass());
     if (config.host.ipForward) enableIpForward([...new Set(overlay.ranges.map(({ family }) => family))], log);
     firewall.want(keeper.lease.subnets);

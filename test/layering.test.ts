@@ -14,6 +14,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
       "bench",
       "demo",
       "daemon.ts",
+      "adoption.ts",
       "overlay.ts",
       "remembered.ts",
       "network",
@@ -34,6 +35,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
   [
     "daemon.ts",
     [
+      "adoption.ts",
       "overlay.ts",
       "remembered.ts",
       "network",
@@ -65,6 +67,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
     ],
   ],
   ["remembered.ts", ["network/network-config.ts", "host", "backend", "lease", "config"]],
+  ["adoption.ts", ["overlay.ts", "datapath", "host", "native/ports.ts", "config"]],
   ["overlay.ts", ["datapath", "host", "backend", "lease", "config"]],
   [
     "network",

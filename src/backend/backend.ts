@@ -12,6 +12,8 @@ export interface BackendSetup {
   readonly type: string;
   /** The device it will make. */
   readonly device: string;
+  /** The kernel devices that flannel makes for such a network; absent: none that are this network's alone. */
+  readonly flannelDevices?: readonly { readonly name: string; readonly vni: number }[];
   /** Options asked for that only the kernel's device has. */
   readonly kernelOnly: readonly string[];
   /** Options asked for that have no effect here, for the log. */
@@ -29,7 +31,7 @@ export interface BackendSetup {
 export interface KnownVtep {
   /** The lease that the store holds for us. */
   readonly existing: Lease | undefined;
-  /** What this host remembers. */
+  /** What this host remembers, or holds. */
   readonly savedMac: Mac | undefined;
 }
 

@@ -105,6 +105,11 @@ export function setUpVxlan(config: BackendConfig, context: BackendContext): Back
   return {
     type: "vxlan",
     device: vxlanDevice(options.vni),
+    // One for each family; ours carries both.
+    flannelDevices: [vxlanDevice(options.vni), `flannel-v6.${options.vni}`].map((name) => ({
+      name,
+      vni: options.vni,
+    })),
     kernelOnly: [...(options.gbp ? ["GBP"] : []), ...(options.learning ? ["Learning"] : [])],
     ignored: options.directRouting ? ["DirectRouting"] : [],
     attributes({ existing, savedMac }) {

@@ -1,4 +1,5 @@
 import { existsSync, rmSync } from "node:fs";
+import { findRivals, flanneldRuns } from "../adoption.ts";
 import { systemClock } from "../base/clock.ts";
 import { FlannelError } from "../base/error.ts";
 import { silentLog } from "../base/log.ts";
@@ -20,7 +21,7 @@ import { requireRoot } from "./run.ts";
 
 /**
  * Removes the devices, routes, firewall rules and files that a stopped daemon with this configuration left, and
- * nothing else.
+ * nothing else: what flannel left is ours only when a daemon has taken it over.
  * The lease stays in the store, so that the host gets the same subnet back; forwarding stays on.
  * @returns one line a removal
  */
@@ -48,7 +49,15 @@ export async function cleanup(config: Config, { json }: { json: boolean }): Prom
   });
   using claims = new DisposableStack();
   // A daemon with another run directory would only make it all again.
-  for (const device of linksIn(await reconciler.preview(emptyPlan))) {
+  const devices = linksIn(await reconciler.preview(emptyPlan));
+  const [rival] = findRivals(config);
+  // One that was started after us uses the device that we marked.
+  if (rival !== undefined && devices.length > 0)
+    throw flanneldRuns(
+      rival.pid,
+      devices.map((device) => `device ${device}`),
+    );
+  for (const device of devices) {
     claims.use(claimDevice(addon, device, silentLog));
   }
   reconciler.want(emptyPlan);

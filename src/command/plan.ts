@@ -1,22 +1,26 @@
+import { adoptionOf, findRivals, readAdoptableMac } from "../adoption.ts";
 import { systemClock } from "../base/clock.ts";
 import { FlannelError } from "../base/error.ts";
 import { silentLog } from "../base/log.ts";
+import type { EngineName } from "../backend/backend.ts";
 import { parseNetworkConfig } from "../config/network.ts";
 import type { Config } from "../config/schema.ts";
 import { openReconciler } from "../datapath/reconcile.ts";
 import { openUserspaceEngines } from "../datapath/userspace.ts";
+import { previewFirewall } from "../host/firewall/preview.ts";
 import { readIdentity } from "../host/identity.ts";
 import { chooseUplink, uplinkChoice } from "../host/uplink.ts";
 import { leaseKey } from "../lease/lease.ts";
 import { createLeaseTable } from "../lease/table.ts";
 import { openAddon } from "../native/addon.ts";
-import { decideOverlay, ownerMark } from "../overlay.ts";
+import { decideOverlay, firewallOptions, ownerMark } from "../overlay.ts";
 import { itemText, stepText } from "../plan/text.ts";
 import { planItems } from "../plan/plan.ts";
 import { openStore } from "../store/open.ts";
 
 /**
- * What a pass would change on this host now, from the leases in the store; changes nothing, takes no lease.
+ * What a start would change on this host now, from the leases in the store; changes nothing, takes no lease, and
+ * may be asked beside a flanneld that runs.
  * Entries of the userspace engine's table stand only in its process, so they show as additions.
  * @throws FlannelError `lease/none` where this host holds no lease yet
  */
@@ -28,7 +32,8 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
   const document = (await store.readNetworkConfig(stop)) ?? missingNetwork(config, store.description);
   const network = parseNetworkConfig(document);
   const node = readIdentity(config.host);
-  const { backend, engine, ranges } = decideOverlay(config, { network, uplink, node });
+  const overlay = decideOverlay(config, { network, uplink, node });
+  const { backend, engine, ranges } = overlay;
   const table = createLeaseTable();
   table.apply({ kind: "snapshot", leases: await store.list(stop) });
   const own = table.leases.find(({ attributes }) => attributes.publicIp?.equals(uplink.publicIp) === true);
@@ -42,7 +47,8 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
   }
   const wanted = backend.open(engine.engine).plan(own, table.peers(own.subnets));
   using engines = openUserspaceEngines(addon);
-  const scope = { owner: ownerMark(config), overlay: ranges };
+  const adopt = adoptionOf(config, overlay);
+  const scope = { owner: ownerMark(config), overlay: ranges, adopt };
   const reconciler = openReconciler({
     kernel,
     openMonitor: addon.openKernel,
@@ -52,17 +58,37 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
     clock: systemClock,
   });
   const steps = await reconciler.preview(wanted.plan);
+  const adoptable = (await readAdoptableMac(kernel, adopt, backend.device)) !== undefined;
   kernel.close();
+  const firewall = await previewFirewall(firewallOptions(config, overlay), own.subnets, { addon });
+  const flannelds = findRivals(config).map(({ pid }) => pid);
   if (json) {
     const refused = wanted.refused.map(({ lease, reason }) => ({ subnets: leaseKey(lease.subnets), reason }));
-    return `${JSON.stringify({ wanted: planItems(wanted.plan).map(itemText), steps: steps.map(stepText), refused })}\n`;
+    return `${JSON.stringify({
+      wanted: planItems(wanted.plan).map(itemText),
+      steps: steps.map(stepText),
+      firewall: firewall.lines,
+      firewallTrouble: firewall.trouble,
+      refused,
+      flannelds,
+    })}\n`;
   }
   return [
     ...steps.map(stepText),
+    ...firewall.lines.map((line) => line.replace(/^. /, "$&firewall ")),
     ...wanted.refused.map(({ lease, reason }) => `# not used: ${leaseKey(lease.subnets)}: ${reason}`),
-    `# ${steps.length} changes, engine ${engine.engine}: ${engine.reason}`,
+    ...(firewall.trouble === null ? [] : [`# firewall rules could not be set: ${firewall.trouble}`]),
+    ...(adoptable ? [`# ${backend.device} is flannel's: ${swapText(engine.engine)}`] : []),
+    ...flannelds.map((pid) => `# flanneld (pid ${pid}) runs here: stop it before the start`),
+    `# ${steps.length + firewall.lines.length} changes, engine ${engine.engine}: ${engine.reason}`,
     "",
   ].join("\n");
+}
+
+function swapText(engine: EngineName): string {
+  return engine === "kernel"
+    ? "it is taken over as it stands, without a gap"
+    : "a TUN takes its place, with a gap of some milliseconds";
 }
 
 function missingNetwork({ network }: Config, store: string): string {

@@ -3,6 +3,7 @@ import type { Kernel, KernelLink, KernelRoute, RouteSpec } from "../native/ports
 import { parseIpAddress, tryParseIpAddress } from "../net/address.ts";
 import type { Mac } from "../net/mac.ts";
 import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
+import { type Adoption, adoptableLinks, isFlannelRoute } from "./adopt.ts";
 
 import {
   emptyPlan,
@@ -26,6 +27,8 @@ export interface KernelScope {
   readonly owner: string;
   /** The overlay networks; empty where they are not known, then only what hangs on our links is ours. */
   readonly overlay: readonly Prefix[];
+  /** What a stopped flanneld left and is ours now; undefined: nothing is. */
+  readonly adopt?: Adoption | undefined;
 }
 
 /** What the kernel holds of ours. */
@@ -39,29 +42,43 @@ export interface KernelState {
   readonly foreignRoutes: ReadonlyMap<string, KernelRoute>;
   /** Our links that are not up, or whose alias is missing: right in all that a plan says, yet unusable. */
   readonly unfinishedLinks: ReadonlySet<string>;
+  /** What is adopted and does not carry our mark yet: links by name, routes by destination. */
+  readonly unmarked: {
+    readonly links: ReadonlySet<string>;
+    readonly routes: ReadonlyMap<string, KernelRoute>;
+  };
 }
 
 /** Reads what the kernel holds of ours. */
 export async function observeKernel(kernel: Kernel, scope: KernelScope): Promise<KernelState> {
-  const links = await kernel.links();
-  const own = links.filter((link) => isOwn(link, scope));
+  const [links, addresses] = await Promise.all([kernel.links(), kernel.addresses()]);
+  const { adopt } = scope;
+  const adopted = adopt === undefined ? new Set<number>() : adoptableLinks(adopt, links, addresses);
+  const own = links.filter((link) => isOwn(link, scope) || adopted.has(link.index));
+  const networks = [...scope.overlay, ...(adopt?.networks ?? [])];
   const nameByIndex = new Map(links.map((link) => [link.index, link.name]));
   const ownByIndex = new Map(own.map((link) => [link.index, link]));
   const vxlans = own.filter((link) => link.vxlan !== undefined);
-  const [addresses, routes, neighbours, fdb] = await Promise.all([
-    kernel.addresses(),
+  const [routes, neighbours, fdb] = await Promise.all([
     kernel.routes(),
     Promise.all(vxlans.map((link) => kernel.neighbours(link.index))),
     Promise.all(vxlans.map((link) => kernel.fdb(link.index))),
   ]);
   const routeItems: RouteItem[] = [];
   const foreignRoutes = new Map<string, KernelRoute>();
+  const unmarkedRoutes = new Map<string, KernelRoute>();
   for (const route of routes) {
     const to = tryParsePrefix(route.to);
     if (to === undefined) continue;
+    const unmarked =
+      adopt !== undefined &&
+      ownByIndex.get(route.linkIndex)?.vxlan !== undefined &&
+      isFlannelRoute(route, to, adopt);
     const ours =
-      route.protocol === routeProtocol &&
-      (ownByIndex.has(route.linkIndex) || scope.overlay.some((network) => network.contains(to)));
+      unmarked ||
+      (route.protocol === routeProtocol &&
+        (ownByIndex.has(route.linkIndex) || scope.overlay.some((network) => network.contains(to))));
+    if (unmarked) unmarkedRoutes.set(`${to}`, route);
     // An IPv6 route without a metric is given 1024 by the kernel; that is the one we would collide with.
     if (!ours) {
       if (route.metric === 0 || (to.family === 6 && route.metric === 1024)) foreignRoutes.set(`${to}`, route);
@@ -80,9 +97,7 @@ export async function observeKernel(kernel: Kernel, scope: KernelScope): Promise
         const address = tryParseIpAddress(text);
         if (device === undefined || address === undefined) return [];
         // Addresses outside the overlay are others': IPv6 link-local ones are the kernel's.
-        return scope.overlay.some((network) => network.contains(address))
-          ? [{ device, address, length }]
-          : [];
+        return networks.some((network) => network.contains(address)) ? [{ device, address, length }] : [];
       }),
       neighbours: neighbours.flat().flatMap(({ linkIndex, ip: text, mac, permanent }) => {
         const device = ownByIndex.get(linkIndex)?.name;
@@ -105,7 +120,13 @@ export async function observeKernel(kernel: Kernel, scope: KernelScope): Promise
       links.filter((link) => !ownByIndex.has(link.index)).map((link) => [link.name, link]),
     ),
     foreignRoutes,
-    unfinishedLinks: new Set(own.filter((link) => !link.up).map((link) => link.name)),
+    unfinishedLinks: new Set(
+      own.filter((link) => !link.up || adopted.has(link.index)).map((link) => link.name),
+    ),
+    unmarked: {
+      links: new Set(own.filter((link) => adopted.has(link.index)).map((link) => link.name)),
+      routes: unmarkedRoutes,
+    },
   };
 }
 
@@ -142,7 +163,10 @@ export async function applyKernelStep(
     }
     case "route": {
       const spec = routeSpec(item.value, indexOf(state, item.value.device));
-      if (op === "remove") return kernel.deleteRoute(spec);
+      if (op === "remove") {
+        const unmarked = state.unmarked.routes.get(spec.to);
+        return kernel.deleteRoute(unmarked === undefined ? spec : { ...spec, protocol: unmarked.protocol });
+      }
       const foreign = state.foreignRoutes.get(spec.to);
       if (foreign !== undefined) {
         throw new FlannelError(
@@ -186,9 +210,13 @@ async function applyLink(
   if (op === "add" && link.kind !== "tun") refuseForeign(state, link.name);
   if (link.kind === "tun") return finishTun(kernel, link, state, owner);
   if (op === "add") await addVxlan(kernel, link, state, owner);
+  const held = state.plan.links.find(({ name }) => name === link.name);
+  // Even the same MAC, given again, makes the kernel forget the device's neighbours.
+  const newMac = op === "change" && !(held?.kind === "vxlan" && held.mac === link.mac);
   await kernel.setLink(indexOf(state, link.name), {
     mtuBytes: link.mtuBytes,
-    ...(op === "change" ? { mac: link.mac } : {}),
+    ...(newMac ? { mac: link.mac } : {}),
+    ...(op === "change" ? { alias: owner } : {}),
     up: true,
   });
 }

@@ -13,6 +13,7 @@ import {
   observeKernel,
   refuseForeign,
 } from "./kernel.ts";
+import { restoreDevice } from "./restore.ts";
 import type { UserspaceEngines } from "./userspace.ts";
 
 /** Everything is compared again this often, whether or not anything was heard. */
@@ -73,8 +74,9 @@ export interface ReconcilerContext {
   readonly onPass?: (result: PassResult) => void;
 }
 
-export function openReconciler(context: ReconcilerContext): Reconciler {
-  const { log, clock } = context;
+export function openReconciler(opened: ReconcilerContext): Reconciler {
+  const { log, clock } = opened;
+  let context = opened;
   let wanted: Plan | undefined;
   let reached: Plan | undefined;
   let last: PassResult | undefined;
@@ -96,6 +98,8 @@ export function openReconciler(context: ReconcilerContext): Reconciler {
     counts.steps += result.steps.length;
     counts.failures += result.failed.length;
     reached = aim;
+    // Whatever looks like flannel's after that is somebody else's.
+    if (result.failed.length === 0) context = { ...context, scope: { ...context.scope, adopt: undefined } };
     if (result.steps.length > 0) context.onPass?.(result);
     return result;
   };
@@ -165,6 +169,8 @@ export function openReconciler(context: ReconcilerContext): Reconciler {
 /** One pass: observe → diff → apply. A failed step is reported with its item, the rest go on. */
 async function reconcile(wanted: Plan, context: ReconcilerContext): Promise<PassResult> {
   const { state, steps } = await compare(wanted, context);
+  const hopeless = probeSwap(steps, wanted, context);
+  if (hopeless !== undefined) return { steps: [hopeless.step], failed: [hopeless] };
   const tried: Step[] = [];
   const failed: { step: Step; error: FlannelError }[] = [];
   const lost = new Set<string>();
@@ -178,12 +184,50 @@ async function reconcile(wanted: Plan, context: ReconcilerContext): Promise<Pass
     } catch (error) {
       failed.push({ step, error: asFailure(error) });
       if (item.type === "link" || item.type === "tunnel") {
-        lost.add(item.type === "link" ? item.value.name : item.value.device);
+        const device = item.type === "link" ? item.value.name : item.value.device;
+        lost.add(device);
+        await putBack(device, state, context);
       }
     }
   }
   context.engines.setTables(wanted.tunnels, wanted.forwards);
   return { steps: tried, failed };
+}
+
+/** A vxlan device makes way for a TUN only where one can be had. */
+function probeSwap(
+  steps: readonly Step[],
+  { tunnels }: Plan,
+  { engines }: ReconcilerContext,
+): PassResult["failed"][number] | undefined {
+  for (const step of steps) {
+    const { op, item } = step;
+    if (op !== "remove" || item.type !== "link" || item.value.kind !== "vxlan") continue;
+    const tunnel = tunnels.find(({ device }) => device === item.value.name);
+    if (tunnel === undefined) continue;
+    try {
+      engines.probe(tunnel);
+    } catch (error) {
+      return { step, error: asFailure(error) };
+    }
+  }
+  return undefined;
+}
+
+/** Better the device that carried the traffic before than none. */
+async function putBack(
+  device: string,
+  state: KernelState,
+  { kernel, engines, scope, log }: ReconcilerContext,
+): Promise<void> {
+  if (!state.plan.links.some(({ kind, name }) => kind === "vxlan" && name === device)) return;
+  try {
+    engines.close(device);
+    if (await restoreDevice(kernel, device, state, scope))
+      log.warn("the device that was here before is put back", { device });
+  } catch (error) {
+    log.error("the device that was here before cannot be put back", { device, error: errorText(error) });
+  }
 }
 
 async function compare(wanted: Plan, { kernel, engines, scope }: ReconcilerContext) {
@@ -195,6 +239,11 @@ async function compare(wanted: Plan, { kernel, engines, scope }: ReconcilerConte
     const item = { type: "link", value } as const;
     if (state.unfinishedLinks.has(value.name) && !stepped.has(itemKey(item)))
       steps.unshift({ op: "change", item });
+  }
+  for (const value of wanted.routes) {
+    const item = { type: "route", value } as const;
+    if (state.unmarked.routes.has(`${value.to}`) && !stepped.has(itemKey(item)))
+      steps.push({ op: "change", item });
   }
   return { state, steps };
 }

@@ -11,6 +11,8 @@ export interface UserspaceEngines extends Disposable {
   readonly held: Plan;
   /** Opens the engine of `tunnel`, or opens it anew where it cannot change live. Makes the TUN if need be. */
   open(tunnel: TunnelItem): Promise<void>;
+  /** Whether a TUN can be had at all, found out with one that goes again. @throws FlannelError `engine/open` */
+  probe(tunnel: TunnelItem): void;
   /** Hands the engine of each tunnel its whole table. */
   setTables(tunnels: readonly TunnelItem[], forwards: readonly ForwardItem[]): void;
   close(device: string): void;
@@ -48,6 +50,13 @@ export function openUserspaceEngines(addon: EngineAddon): UserspaceEngines {
       const engine = await openEngine(openers[tunnel.engine], tunnel.engine, options);
       engines.set(device, { engine, tunnel, forwards: [] });
     },
+    probe({ engine, device, port, local, mtuBytes }) {
+      try {
+        addon.openTun(`fl-probe${process.pid}`).close();
+      } catch (error) {
+        throw openFailure(error, engine, { device, port, local: `${local}`, mtuBytes });
+      }
+    },
     setTables(tunnels, forwards) {
       for (const tunnel of tunnels) {
         const entry = engines.get(tunnel.device);
@@ -84,15 +93,19 @@ async function openEngine(open: EngineOpener, name: TunnelEngine, options: Engin
   try {
     return await open(options);
   } catch (error) {
-    if (!(error instanceof FlannelError)) throw error;
-    const remedy = remedies[String(error.fields["errno"])]?.(options);
-    throw new FlannelError(
-      "engine/open",
-      `the ${name} engine cannot start on ${options.device}`,
-      { errno: error.fields["errno"] },
-      { cause: error, ...(remedy === undefined ? {} : { remedy }) },
-    );
+    throw openFailure(error, name, options);
   }
+}
+
+function openFailure(error: unknown, name: TunnelEngine, options: EngineOptions): unknown {
+  if (!(error instanceof FlannelError)) return error;
+  const remedy = remedies[String(error.fields["errno"])]?.(options);
+  return new FlannelError(
+    "engine/open",
+    `the ${name} engine cannot start on ${options.device}`,
+    { errno: error.fields["errno"] },
+    { cause: error, ...(remedy === undefined ? {} : { remedy }) },
+  );
 }
 
 const remedies: Readonly<

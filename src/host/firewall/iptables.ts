@@ -134,7 +134,11 @@ function missingTool(family: Family): FlannelError {
 
 /** Legacy iptables makes a table that is only looked at; where it is not there, nothing of ours is in it. */
 function mayHold({ legacy, family }: Tool, table: string): boolean {
-  if (!legacy) return true;
+  return !legacy || legacyTableExists(family, table);
+}
+
+/** Whether legacy iptables has the table in this network namespace. */
+export function legacyTableExists(family: Family, table: string): boolean {
   try {
     const names = readFileSync(
       family === 4 ? "/proc/net/ip_tables_names" : "/proc/net/ip6_tables_names",

@@ -25,6 +25,7 @@ const state: KernelState = {
   foreignLinks: new Map(),
   foreignRoutes: new Map(),
   unfinishedLinks: new Set(),
+  unmarked: { links: new Set(), routes: new Map() },
 };
 
 /** A kernel that refuses to make devices with this errno, and any other call. */
