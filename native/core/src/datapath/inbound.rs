@@ -1,8 +1,9 @@
 //! From the peers to the TUN.
-use std::io;
+use std::io::{self, IoSlice};
 
 use super::batch::Batch;
 use super::coalesce::{Coalescer, Segment};
+use super::segment::{MAX_HEADERS_LEN, Segments};
 use super::shared::{RefusedPacket, Shared};
 use super::transport::{self, Checksum, FlowKey, UDP_HEADER_LEN};
 use super::writer::Writer;
@@ -97,10 +98,12 @@ impl Inbound {
         let mut refused = None;
         for message in received.iter() {
             let sender = table.sender(message.source);
-            for datagram in datagrams(message) {
+            let joined = joined_inside(message, arena);
+            for datagram in datagrams(message, joined.is_some()) {
                 match accept(arena, datagram, message.tos, &sender, &table, shared) {
                     Ok((packet, inbound)) => {
-                        deliver(arena, packet, &inbound.ip, shared, coalescer, &out);
+                        let ip = &inbound.ip;
+                        deliver(arena, packet, ip, joined, shared, coalescer, &out);
                     }
                     Err(why) => refused = why.or(refused),
                 }
@@ -133,10 +136,22 @@ fn next_slots(offered: usize, received: &[Received]) -> usize {
     }
 }
 
-/// The datagrams that the kernel had joined.
-fn datagrams(message: &Received) -> impl Iterator<Item = Span> + use<> {
+/// The payload bytes of each inner datagram, where `message` is one VXLAN packet around joined UDP datagrams. Over a
+/// virtual link a kernel peer hands on whole what its host sent with UDP_SEGMENT, and the size of a segment that our
+/// kernel then tells is that of the inner ones (net/ipv4/udp.c, udp_cmsg_recv).
+fn joined_inside(message: &Received, arena: &[u8]) -> Option<usize> {
+    if !(1..message.span.len).contains(&message.segment) {
+        return None;
+    }
+    let (_, packet) = vxlan::decode(message.span.of(arena)).ok()?;
+    let ip = ip::parse(packet).ok()?;
+    (vxlan::HEADER_LEN + ip.total_len == message.span.len).then_some(message.segment)
+}
+
+/// The datagrams that the kernel had joined; `whole` says that it had not.
+fn datagrams(message: &Received, whole: bool) -> impl Iterator<Item = Span> + use<> {
     let Span { start, len } = message.span;
-    let size = if message.segment == 0 {
+    let size = if whole || message.segment == 0 {
         len
     } else {
         message.segment
@@ -190,20 +205,22 @@ fn accept(
     Ok((packet, inbound))
 }
 
-/// Hands one packet to the TUN, or to the coalescer. Packets of one flow stay in order.
+/// Hands one packet to the TUN, or to the coalescer. Packets of one flow stay in order. `joined` is the payload size
+/// of the datagrams that the packet stands for, where that is known.
 fn deliver(
     arena: &mut [u8],
     packet: Span,
     ip: &IpHeader,
+    joined: Option<usize>,
     shared: &Shared,
     coalescer: &mut Coalescer,
     out: &Writer<'_, impl PacketPort>,
 ) {
-    let oversized = ip.total_len > shared.mtu_bytes;
-    let state = transport::verify(packet.of(arena), ip, oversized);
+    let long = ip.total_len > shared.mtu_bytes || joined.is_some();
+    let state = transport::verify(packet.of(arena), ip, long);
     let sound = matches!(state, Checksum::Valid | Checksum::Unfinished);
     let unfinished = state == Checksum::Unfinished;
-    if sound && !oversized {
+    if sound && !long {
         if let Some(segment) = Segment::of(arena, packet, ip, unfinished) {
             return coalescer.join(arena, &segment, out);
         }
@@ -214,17 +231,36 @@ fn deliver(
         coalescer.flush_flow(&FlowKey::of(packet.of(arena), ip), arena, out);
     }
     // A finished UDP datagram has crossed a wire as what it is.
-    let joined_udp = unfinished && shared.tun_uso;
-    let super_packet = oversized && sound && (ip.protocol == TCP || joined_udp);
+    let joined_udp = unfinished && (shared.tun_uso || joined.is_some());
+    let super_packet = long && sound && (ip.protocol == TCP || joined_udp);
     let vnet = bytes_mut(arena, packet)
         .filter(|_| super_packet)
-        .and_then(|bytes| segmentable(bytes, ip, shared.mtu_bytes));
-    let vnet = match vnet {
-        Some(vnet) => vnet,
-        None if unfinished => to_be_finished(ip),
-        None => VnetHeader::default(),
+        .and_then(|bytes| segmentable(bytes, ip, joined, shared.mtu_bytes));
+    match vnet {
+        Some(vnet) if vnet.gso_type == virtio::GSO_UDP && !shared.tun_uso => {
+            write_cut(&vnet, packet.of(arena), ip, out);
+        }
+        Some(vnet) => out.write_whole(&vnet, packet.of(arena)),
+        None if unfinished => out.write_whole(&to_be_finished(ip), packet.of(arena)),
+        None => out.write_whole(&VnetHeader::default(), packet.of(arena)),
+    }
+}
+
+/// Writes the datagrams of a super-packet one by one, for a TUN that takes no joined ones.
+fn write_cut(vnet: &VnetHeader, packet: &[u8], ip: &IpHeader, out: &Writer<'_, impl PacketPort>) {
+    let Some(segments) = Segments::plan(packet, vnet, ip) else {
+        return out.write_whole(&to_be_finished(ip), packet);
     };
-    out.write_whole(&vnet, packet.of(arena));
+    let mut scratch = [0; MAX_HEADERS_LEN];
+    let headers = scratch
+        .get_mut(..segments.headers_len())
+        .unwrap_or_default();
+    for index in 0..segments.count() {
+        let payload = segments.cut(packet, index, headers).of(packet);
+        let plain = VnetHeader::default().encode();
+        let parts = [&plain[..], headers, payload].map(IoSlice::new);
+        out.write(&parts, 1);
+    }
 }
 
 fn bytes_mut(arena: &mut [u8], span: Span) -> Option<&mut [u8]> {
@@ -242,10 +278,14 @@ fn to_be_finished(ip: &IpHeader) -> VnetHeader {
 }
 
 /// Says how to segment a packet longer than the MTU: over a virtual link a kernel peer hands its super-packets on
-/// whole, without a word about their segments. TCP does not care where it is cut. Joined UDP datagrams (a sender
-/// that uses UDP_SEGMENT on the same host) have lost their boundaries; the MTU is then a guess. None where the headers
-/// leave nothing to cut.
-fn segmentable(packet: &mut [u8], ip: &IpHeader, mtu_bytes: usize) -> Option<VnetHeader> {
+/// whole, without a word about their segments. TCP does not care where it is cut. UDP datagrams are cut as they were
+/// `joined`; where that is not known, the MTU is a guess. None where the headers leave nothing to cut.
+fn segmentable(
+    packet: &mut [u8],
+    ip: &IpHeader,
+    joined: Option<usize>,
+    mtu_bytes: usize,
+) -> Option<VnetHeader> {
     let at = ip.header_len;
     let (transport_len, gso_type) = match (ip.protocol, ip.is_v4()) {
         (TCP, true) => (transport::tcp_header_len(packet, at)?, virtio::GSO_TCP4),
@@ -254,9 +294,11 @@ fn segmentable(packet: &mut [u8], ip: &IpHeader, mtu_bytes: usize) -> Option<Vne
     };
     let headers_len = at + transport_len;
     let payload = ip.total_len.checked_sub(headers_len)?;
-    let size = mtu_bytes
-        .checked_sub(headers_len)
-        .filter(|size| (1..payload).contains(size))?;
+    let size = match joined {
+        Some(size) if ip.protocol != TCP => Some(size),
+        _ => mtu_bytes.checked_sub(headers_len),
+    };
+    let size = size.filter(|size| (1..payload).contains(size))?;
     let mut vnet = to_be_finished(ip);
     vnet.gso_size = size.min(usize::from(u16::MAX)) as u16;
     vnet.header_len = headers_len as u16;
@@ -445,6 +487,48 @@ mod tests {
         other[9] = 50;
         let got = carry(vec![from_peer(&other)], &shared());
         assert_eq!(got[0], (VnetHeader::default(), other));
+    }
+
+    #[test]
+    fn datagrams_joined_inside_are_cut_where_they_were_joined() {
+        for uso in [true, false] {
+            for (v6, size, payload) in [(false, 300, 1_000), (true, 1_200, 9_000), (false, 50, 120)]
+            {
+                let mut shared = shared();
+                shared.tun_uso = uso;
+                let mut joined = if v6 {
+                    testing::udp6(payload)
+                } else {
+                    testing::udp4(payload)
+                };
+                let headers_len = joined.len() - payload;
+                let body = joined[headers_len..].to_vec();
+                testing::unfinish(&mut joined);
+                let message = ([192, 0, 2, 1].into(), 0, size, wrap(&joined));
+                let got = carry(vec![message], &shared);
+                if uso {
+                    let [(vnet, packet)] = &got[..] else {
+                        panic!("one super-packet")
+                    };
+                    assert_eq!(
+                        (vnet.gso_type, vnet.gso_size),
+                        (virtio::GSO_UDP, size as u16)
+                    );
+                    assert_eq!(packet, &joined);
+                } else {
+                    let bodies: Vec<_> = got
+                        .iter()
+                        .map(|(_, packet)| &packet[headers_len..])
+                        .collect();
+                    assert_eq!(bodies, body.chunks(size).collect::<Vec<_>>());
+                    for (vnet, packet) in &got {
+                        let ip = ip::parse(packet).unwrap();
+                        assert_eq!(*vnet, VnetHeader::default());
+                        assert_eq!(transport::verify(packet, &ip, false), Checksum::Valid);
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -121,6 +121,9 @@ fn forward(
     let (vnet, packet) = VnetHeader::decode(read.of(arena)).ok_or(DropReason::Truncated)?;
     let verdict = decide::outbound(packet, table)?;
     let peer = table.peer(verdict.peer).ok_or(DropReason::NoRoute)?;
+    if queue.must_wait(verdict.ip.fragment) {
+        queue.flush(udp, arena, table, shared);
+    }
     let target = Target {
         lane: queue.lane(FlowKey::of(packet, &verdict.ip).spread()),
         endpoint: peer.endpoint,
@@ -340,6 +343,23 @@ mod tests {
             let dropped = shared.outbound.dropped(DropReason::NotIp);
             assert_eq!(dropped, start.wrapping_add(2));
         }
+    }
+
+    #[test]
+    fn fragments_and_the_rest_of_their_flow_leave_in_the_order_they_came() {
+        let packets: Vec<Vec<u8>> = (0..20u8)
+            .map(|number| {
+                let mut packet = testing::udp4(100);
+                packet[6] = if number / 3 % 2 == 1 { 0x20 } else { 0 };
+                packet[30] = number;
+                packet
+            })
+            .collect();
+        let udp = MemoryUdp::default();
+        let queue: Vec<_> = packets.into_iter().map(plain).collect();
+        carry(&queue, &udp, &shared());
+        let numbers: Vec<_> = inner(&udp).iter().map(|packet| packet[30]).collect();
+        assert_eq!(numbers, (0..20).collect::<Vec<_>>());
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct SendQueue {
     headers: Vec<u8>,
     headers_used: usize,
     max_segments: usize,
+    /// Of the packet queued last.
+    fragment: bool,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +55,15 @@ impl SendQueue {
             headers: vec![0; HEADERS_BYTES],
             headers_used: 0,
             max_segments: if gso { MAX_SEGMENTS } else { 1 },
+            fragment: false,
         }
+    }
+
+    /// Whether a packet, a `fragment` or not, must wait until the queue is flushed: fragments have no ports, so they go
+    /// by another socket than the rest of their flow, and neither shall overtake the other. Asked once for each.
+    pub fn must_wait(&mut self, fragment: bool) -> bool {
+        let turned = std::mem::replace(&mut self.fragment, fragment) != fragment;
+        turned && self.lanes.iter().any(|lane| !lane.messages.is_empty())
     }
 
     /// The lane of a flow.
