@@ -1,3 +1,4 @@
+import { openBrake } from "../../base/brake.ts";
 import type { Clock } from "../../base/clock.ts";
 import { errorText, FlannelError } from "../../base/error.ts";
 import type { Log } from "../../base/log.ts";
@@ -68,12 +69,6 @@ const retryMs = 1_000;
 const retryMsMax = 30_000;
 /** Changes are gathered for this long, so that a burst is one pass. */
 const foldMs = 50;
-/** That many repairs within {@link contestedWithinMs} are a fight: repairs then wait, doubling from 1 s to 60 s. */
-const contestedRepairs = 5;
-const contestedWithinMs = 60_000;
-const contestedMsMax = 60_000;
-/** A fight is over when nothing had to be repaired for this long. */
-const quietMs = 180_000;
 
 export function openFirewall(options: FirewallOptions, context: FirewallContext): Firewall {
   const { log, clock, programs = systemPrograms } = context;
@@ -93,8 +88,7 @@ export function openFirewall(options: FirewallOptions, context: FirewallContext)
   let inPlace = false;
   let trouble: string | undefined;
   let repairs = 0;
-  let recent: number[] = [];
-  let pauseMs = 0;
+  const brake = openBrake(clock);
   let leftoversGone = false;
   let wake = Promise.withResolvers<void>();
   let culprit: string | undefined;
@@ -149,9 +143,6 @@ export function openFirewall(options: FirewallOptions, context: FirewallContext)
     }
   };
 
-  /** Until nothing had to be repaired for {@link quietMs}. */
-  const isContested = () => pauseMs > 0 && (recent.at(-1) ?? 0) > clock.now().getTime() - quietMs;
-
   const report = ({ name }: Engine, { missing, removed }: Changes, by: string | undefined): void => {
     if (missing.length + removed.length === 0) return;
     const fields = {
@@ -164,14 +155,7 @@ export function openFirewall(options: FirewallOptions, context: FirewallContext)
       return;
     }
     repairs++;
-    const now = clock.now().getTime();
-    const fighting = isContested();
-    recent = [...recent.filter((at) => at > now - quietMs), now];
-    const lately = recent.filter((at) => at > now - contestedWithinMs).length;
-    if (fighting || lately >= contestedRepairs) {
-      pauseMs = Math.min(Math.max(pauseMs * 2, 1_000), contestedMsMax);
-      if (!fighting) log.error("somebody keeps changing our firewall rules; repairs slow down", { by });
-    } else pauseMs = 0;
+    if (brake.repaired()) log.error("somebody keeps changing our firewall rules; repairs slow down", { by });
     log.warn("firewall rules were changed by others; set right", { ...fields, by, repairs });
   };
 
@@ -206,7 +190,7 @@ export function openFirewall(options: FirewallOptions, context: FirewallContext)
         const timer = new AbortController();
         await Promise.race([wake.promise, clock.sleep(waitMs, timer.signal)]);
         timer.abort();
-        await clock.sleep(isContested() ? pauseMs : foldMs, stop);
+        await clock.sleep(Math.max(foldMs, brake.waitMs), stop);
         if (stop.aborted) break;
         wake = Promise.withResolvers();
         await firewall.ensure();
@@ -228,7 +212,7 @@ export function openFirewall(options: FirewallOptions, context: FirewallContext)
         engine: chosen?.name ?? null,
         rules,
         repairs,
-        contested: isContested(),
+        contested: brake.contested,
         trouble: trouble ?? null,
       };
     },
