@@ -98,6 +98,8 @@ export interface Kernel {
    * kernel reports every ARP entry that ages.
    */
   nextEvents(): Promise<KernelEvents | null>;
+  /** Has `nextEvents` tell of neighbours and forwarding entries of exactly these links. */
+  watchNeighbours(linkIndexes: readonly number[]): void;
   /** Ends `nextEvents`; may be called twice. */
   close(): void;
 }
@@ -212,6 +214,28 @@ export interface KernelEvents {
   /** Which tables changed, each at most once. */
   readonly changed: readonly KernelTable[];
   readonly overrun: boolean;
+  /** The changes one by one, in order. */
+  readonly changes: readonly KernelChange[];
+  /** Some are not in `changes`: a flood, or routes of other tables. */
+  readonly unnamed: boolean;
+}
+
+export interface KernelChange {
+  readonly table: KernelTable | "fdb";
+  /** 0 for a route. */
+  readonly linkIndex: number;
+  /** Name of the link; `address/length`; IP of the neighbour; MAC of the forwarding entry; destination prefix. */
+  readonly subject: string;
+  /** It went; else it came or changed. */
+  readonly gone: boolean;
+  /** Of a link: set up. */
+  readonly up: boolean;
+  /** Netlink port of whoever asked for it; 0 where the kernel acted by itself, or does not tell. */
+  readonly port: number;
+  /** The process that holds the port, looked up at once; 0 where that is not certain. */
+  readonly pid: number;
+  /** Its name, empty where it is not known. */
+  readonly process: string;
 }
 
 export type KernelTable = "link" | "address" | "neighbour" | "route";

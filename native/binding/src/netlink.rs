@@ -182,6 +182,12 @@ impl Kernel {
         Ok(events.map(KernelEvents::from))
     }
 
+    /// Has neighbours and forwarding entries told of exactly these links.
+    #[napi]
+    pub fn watch_neighbours(&self, link_indexes: Vec<u32>) {
+        self.netlink.watch_only(link_indexes);
+    }
+
     /// Ends `nextEvents` and gives the sockets back; may be called twice.
     #[napi]
     pub fn close(&self) {
@@ -415,11 +421,26 @@ impl RouteSpec {
     }
 }
 
-/// Which tables changed, each at most once.
+/// What changed: each table at most once, and the changes one by one.
 #[napi(object)]
 pub struct KernelEvents {
     pub changed: Vec<String>,
     pub overrun: bool,
+    pub changes: Vec<KernelChange>,
+    pub unnamed: bool,
+}
+
+/// One change and who asked for it.
+#[napi(object)]
+pub struct KernelChange {
+    pub table: String,
+    pub link_index: u32,
+    pub subject: String,
+    pub gone: bool,
+    pub up: bool,
+    pub port: u32,
+    pub pid: u32,
+    pub process: String,
 }
 
 impl From<core::Events> for KernelEvents {
@@ -431,10 +452,35 @@ impl From<core::Events> for KernelEvents {
             (events.route, "route"),
         ];
         let changed = tables.into_iter().filter(|(changed, _)| *changed);
+        let change = |change: &core::Change| {
+            let core::Owner { pid, process } = events.owner(change);
+            KernelChange {
+                table: table_name(change.table).to_owned(),
+                link_index: change.link,
+                subject: change.subject.clone(),
+                gone: change.gone,
+                up: change.up,
+                port: change.port,
+                pid,
+                process,
+            }
+        };
         Self {
             changed: changed.map(|(_, name)| name.to_owned()).collect(),
             overrun: events.overrun,
+            changes: events.changes.iter().map(change).collect(),
+            unnamed: events.unnamed,
         }
+    }
+}
+
+fn table_name(table: core::Table) -> &'static str {
+    match table {
+        core::Table::Link => "link",
+        core::Table::Address => "address",
+        core::Table::Neighbour => "neighbour",
+        core::Table::Fdb => "fdb",
+        core::Table::Route => "route",
     }
 }
 

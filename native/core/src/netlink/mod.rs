@@ -1,10 +1,12 @@
 //! Links, addresses, neighbours, forwarding entries and routes over rtnetlink (rtnetlink(7)).
 mod address;
+mod attribute;
 mod fdb;
 mod link;
 mod monitor;
 mod neighbour;
 mod nftables;
+mod owner;
 mod request;
 mod route;
 mod value;
@@ -23,9 +25,10 @@ use crate::error::Error;
 pub use address::Address;
 pub use fdb::FdbEntry;
 pub use link::{Link, LinkChanges, Vxlan, VxlanSpec};
-pub use monitor::Events;
+pub use monitor::{Change, Events, Table};
 pub use neighbour::Neighbour;
 pub use nftables::{NftablesChange, NftablesMonitor};
+pub use owner::Owner;
 pub use route::{Route, RouteSpec};
 pub use value::{Mac, NotAMac, NotAPrefix, Prefix};
 
@@ -111,6 +114,11 @@ impl Netlink {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(link);
+    }
+
+    /// Has neighbours and forwarding entries told of exactly these links.
+    pub fn watch_only(&self, links: impl IntoIterator<Item = u32>) {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = links.into_iter().collect();
     }
 
     fn unwatch(&self, link: u32) {
