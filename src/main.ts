@@ -5,7 +5,8 @@ import { commands } from "./command/commands.ts";
 import { dockerOptsProgram } from "./command/docker-opts.ts";
 import { internalCommands } from "./command/internal.ts";
 import { helpText } from "./config/help.ts";
-import { askedFor, loadConfig } from "./config/load.ts";
+import { takeWords } from "./config/flags.ts";
+import { askedFor, definitions, loadConfig } from "./config/load.ts";
 import { version } from "./version.ts";
 
 /** Under this name the program takes flanneld's command line: flags, and no commands. */
@@ -33,12 +34,16 @@ async function main(argv: readonly string[]): Promise<number> {
         { exitCode: 2, remedy: `Commands: ${names}` },
       );
     }
-    const flags = named === undefined ? argv : argv.slice(1);
+    const behind = named === undefined ? argv : argv.slice(1);
     if (command.ownSyntax !== undefined) {
       const isNamedSo = commandOfName(process.argv0).length > 0;
       const program = isNamedSo ? process.argv0 : `flannel-lite ${command.name}`;
-      return await command.ownSyntax(program, flags, process.env);
+      return await command.ownSyntax(program, behind, process.env);
     }
+    const { words, flags } =
+      command.words === undefined
+        ? { words: [], flags: behind }
+        : takeWords(behind, definitions(command.flags));
     const asked = askedFor(flags, command.flags);
     if (asked === "help" && isFlanneld) return printError(helpText({ commands: [], program: "flanneld" }));
     if (asked === "help") return print(helpText({ commands }));
@@ -53,6 +58,7 @@ async function main(argv: readonly string[]): Promise<number> {
     if (command.name !== "run") for (const warning of loaded.warnings) complain(`warning: ${warning}`);
     const { output, exitCode = 0 } = await command.run({
       loaded,
+      words,
       env: process.env,
       stop: stopSignal(command.abandonable ?? false),
     });

@@ -3,6 +3,8 @@ import type { CommandFlag, Loaded } from "../config/load.ts";
 /** What a command gets to work with. */
 export interface CommandInput {
   readonly loaded: Loaded;
+  /** What the command line has beside flags, where the command takes words. */
+  readonly words: readonly string[];
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Aborts on SIGTERM or SIGINT. */
   readonly stop: AbortSignal;
@@ -15,6 +17,8 @@ export interface Command {
   readonly doc: string;
   /** Flags beside those of the configuration. */
   readonly flags: readonly CommandFlag[];
+  /** Its words in a usage line, `list | release SUBNET`; undefined where it takes none. */
+  readonly words?: string;
   /** Whether it has nothing to do with this host's configuration, and so must not fail for it. */
   readonly unconfigured?: boolean;
   /** Whether a second signal ends the process where it stands; else the command always cleans up. */

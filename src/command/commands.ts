@@ -7,6 +7,8 @@ import { type Command, jsonFlag } from "./command.ts";
 import { dockerOpts, dockerOptsProgram } from "./docker-opts.ts";
 import { type DemoEngine, demo, demoEngines } from "./demo.ts";
 import { install } from "./install.ts";
+import { leases, leasesFlags, leasesWords } from "./leases.ts";
+import { network, networkFlags, networkWords } from "./network.ts";
 import { plan } from "./plan.ts";
 import { run } from "./run.ts";
 import { status } from "./status.ts";
@@ -44,6 +46,20 @@ export const commands: readonly Command[] = [
     doc: "Print what the running daemon holds, sees and counts.",
     flags: [jsonFlag],
     run: async ({ loaded }) => ({ output: await status(loaded.config, { json: isSet(loaded, "json") }) }),
+  },
+  {
+    name: "leases",
+    doc: "List the leases in the store, reserve a subnet for a gateway that cannot renew one, or release one.",
+    words: leasesWords,
+    flags: leasesFlags,
+    run: async (input) => ({ output: await leases(input) }),
+  },
+  {
+    name: "network",
+    doc: "Print the network configuration in the store, set it once it is checked, or copy a network from etcd's API v2 to v3.",
+    words: networkWords,
+    flags: networkFlags,
+    run: async (input) => ({ output: await network(input) }),
   },
   {
     name: "cleanup",

@@ -77,6 +77,29 @@ export function scanFlags(
   return { given, help, problems: [...problems, ...said], warnings: [] };
 }
 
+/**
+ * Parts a command line into flags, each with its value, and the words between and behind them, for commands that
+ * take words. Behind `--` everything is a word.
+ */
+export function takeWords(
+  argv: readonly string[],
+  definitions: readonly FlagDefinition[],
+): { readonly words: readonly string[]; readonly flags: readonly string[] } {
+  const takesValue = new Set(definitions.filter(({ isBool }) => !isBool).map(({ name }) => name));
+  const words: string[] = [];
+  const flags: string[] = [];
+  for (let at = 0; at < argv.length; at++) {
+    const argument = argv[at] ?? "";
+    if (argument === "--") return { words: [...words, ...argv.slice(at + 1)], flags };
+    const isFlag = /^-./s.test(argument);
+    (isFlag ? flags : words).push(argument);
+    const flag = isFlag ? splitFlag(argument) : undefined;
+    const hasValueBehind = flag?.value === undefined && takesValue.has(flag?.name ?? "");
+    if (hasValueBehind && at + 1 < argv.length) flags.push(argv[++at] ?? "");
+  }
+  return { words, flags };
+}
+
 /** Name and value of `-name`, `--name`, `-name=value`; undefined for `-=x`, `--=x`, `---x`. */
 function splitFlag(argument: string): { name: string; value: string | undefined } | undefined {
   const body = argument.slice(argument.startsWith("--") ? 2 : 1);

@@ -9,6 +9,8 @@ import { wrapped } from "./wrap.ts";
 export interface CommandHelp {
   readonly name: string;
   readonly doc: string;
+  /** What it takes beside flags, as a usage line. */
+  readonly words?: string;
   /** Beside those of the configuration, which every command takes. */
   readonly flags?: readonly CommandFlag[];
 }
@@ -29,8 +31,12 @@ export function helpText({
     `Usage: ${program} ${first === undefined ? "" : "[COMMAND] "}[OPTION]...`,
     "",
     ...(first === undefined ? [] : [`Commands (${first.name} where none is named):`]),
-    ...commands.map(({ name, doc }) =>
-      wrapped(doc, `  ${name.padEnd(nameWidth - 2)}`, " ".repeat(nameWidth)),
+    ...commands.map(({ name, doc, words }) =>
+      wrapped(
+        words === undefined ? doc : `${doc} Takes ${words}.`,
+        `  ${name.padEnd(nameWidth - 2)}`,
+        " ".repeat(nameWidth),
+      ),
     ),
     ...(first === undefined ? [] : [""]),
     wrapped(

@@ -106,7 +106,8 @@ export const ownFlags: readonly CommandFlag[] = [
 /** Lines of an error message; the rest is counted. */
 const problemsMax = 50;
 
-function definitions(commandFlags: readonly CommandFlag[]): FlagDefinition[] {
+/** Every flag that a command line may have. */
+export function definitions(commandFlags: readonly CommandFlag[]): FlagDefinition[] {
   const options = settings.flatMap(({ flags }) =>
     flags.map(({ name, form }) => ({ name, isBool: form.isBool })),
   );

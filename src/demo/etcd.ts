@@ -12,7 +12,7 @@ export interface LabEtcd {
 }
 
 /** Starts it, anew with the data of the one before where that has ended. */
-export function startEtcd(lab: Lab, program = findEtcd()): LabEtcd {
+export function startEtcd(lab: Lab, program = findEtcd(), flags: readonly string[] = []): LabEtcd {
   const endpoint = `http://${switchAddress}:2379`;
   const peer = `http://${switchAddress}:2380`;
   const dataDir = join(lab.directory, "etcd");
@@ -23,6 +23,7 @@ export function startEtcd(lab: Lab, program = findEtcd()): LabEtcd {
     ...["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint],
     ...["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer],
     ...["--initial-cluster", `demo=${peer}`],
+    ...flags,
   ]);
   return { endpoint, child, dataDir };
 }

@@ -77,11 +77,15 @@ export interface TestOverlay extends AsyncDisposable {
 
 let labs = 0;
 
-export async function openTestOverlay(hosts: number): Promise<TestOverlay> {
+/** @param etcdFlags further flags of etcd, such as `--enable-v2` */
+export async function openTestOverlay(
+  hosts: number,
+  etcdFlags: readonly string[] = [],
+): Promise<TestOverlay> {
   // The label tells labs of one process apart.
   await using opening = new AsyncDisposableStack();
   const lab = opening.use(await openLab(`t${labs++}`, hosts));
-  let server = startEtcd(lab, etcdProgram());
+  let server = startEtcd(lab, etcdProgram(), etcdFlags);
   const { endpoint } = server;
   const etcd = (...args: string[]) =>
     inside(lab.switchNamespace, [
@@ -125,7 +129,7 @@ export async function openTestOverlay(hosts: number): Promise<TestOverlay> {
     resumeEtcd: () => void process.kill(server.child.pid, "SIGCONT"),
     async startEtcd({ wiped = false } = {}) {
       if (wiped) rmSync(server.dataDir, { recursive: true, force: true });
-      server = startEtcd(lab, etcdProgram());
+      server = startEtcd(lab, etcdProgram(), etcdFlags);
       await answers();
     },
     startDaemon: (host, options) => startDaemon(lab, endpoint, host, options),

@@ -1,0 +1,33 @@
+/**
+ * What changes between two JSON documents, a line a member: `- Backend.VNI: 1`, `+ Backend.VNI: 2`. A document
+ * that cannot be read counts as one without members.
+ */
+export function documentDifference(before: string | undefined, after: string): string[] {
+  const [old, now] = [membersOf(before), membersOf(after)];
+  const names = [...new Set([...old.keys(), ...now.keys()])];
+  return names.flatMap((name) => {
+    const [left, right] = [old.get(name), now.get(name)];
+    if (left === right) return [];
+    return [
+      ...(left === undefined ? [] : [`- ${name}: ${left}`]),
+      ...(right === undefined ? [] : [`+ ${name}: ${right}`]),
+    ];
+  });
+}
+
+/** Members as JSON texts, those of objects by their path. */
+function membersOf(document: string | undefined): Map<string, string> {
+  const members = new Map<string, string>();
+  const collect = (value: unknown, path: string): void => {
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      for (const [name, member] of Object.entries(value))
+        collect(member, path === "" ? name : `${path}.${name}`);
+    } else if (path !== "") members.set(path, JSON.stringify(value));
+  };
+  try {
+    collect(JSON.parse(document ?? "{}"), "");
+  } catch {
+    members.set("(unreadable)", JSON.stringify(document?.slice(0, 200)));
+  }
+  return members;
+}
