@@ -1,10 +1,11 @@
 import type { Clock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
-import type { Kernel } from "../native/ports.ts";
+import type { Kernel, KernelEvents } from "../native/ports.ts";
 import { diffPlans, itemKey } from "../plan/diff.ts";
 import type { Plan, Step, TunLink, TunnelItem } from "../plan/plan.ts";
 import { itemText, stepText } from "../plan/text.ts";
+import { type Culprits, openCulprits } from "./culprit.ts";
 import {
   applyKernelStep,
   finishTun,
@@ -13,6 +14,7 @@ import {
   observeKernel,
   refuseForeign,
 } from "./kernel.ts";
+import { openRepairs, type Repaired, type Repairs, type RepairStatus } from "./repair.ts";
 import { restoreDevice } from "./restore.ts";
 import type { UserspaceEngines } from "./userspace.ts";
 
@@ -26,10 +28,18 @@ const retryMsMax = 30_000;
 /** Notifications are gathered for this long, so that a burst is one pass. */
 const foldMs = 20;
 
+/** Items named in one line of the log; the rest is cut. */
+const itemsMax = 20;
+
+/** Notifications are that late at most, usually, after what they tell of. */
+const hearsayMs = 30;
+
 /** What a pass did: every step tried, and those of them that failed. */
 export interface PassResult {
   readonly steps: readonly Step[];
   readonly failed: readonly { readonly step: Step; readonly error: FlannelError }[];
+  /** After how long a repair is due that was put off, because somebody keeps undoing it. */
+  readonly postponedMs?: number | undefined;
 }
 
 /** What all passes did together. */
@@ -60,12 +70,16 @@ export interface Reconciler {
   /** Whether the last pass aimed at the latest plan. */
   readonly settled: boolean;
   readonly wanted: Plan | undefined;
+  /** What others changed and was set right. */
+  readonly repairs: RepairStatus;
 }
+
+export type Monitor = Pick<Kernel, "nextEvents" | "watchNeighbours" | "close">;
 
 export interface ReconcilerContext {
   readonly kernel: Kernel;
   /** Opens what tells of changes; {@link Reconciler.run} closes it. */
-  readonly openMonitor: () => Promise<Pick<Kernel, "nextEvents" | "close">>;
+  readonly openMonitor: () => Promise<Monitor>;
   readonly engines: UserspaceEngines;
   readonly scope: KernelScope;
   readonly log: Log;
@@ -86,12 +100,18 @@ export function openReconciler(opened: ReconcilerContext): Reconciler {
   let wake = Promise.withResolvers<void>();
   let queue: Promise<unknown> = Promise.resolve();
   const reported = new Map<string, string>();
+  const repairs = openRepairs(clock);
+  const culprits = openCulprits(process.pid);
+  let monitor: Monitor | undefined;
+  let neighbourLinks: readonly number[] = [];
 
   const passOnce = async (): Promise<PassResult> => {
     if (wanted === undefined) return { steps: [], failed: [] };
     const aim = wanted;
-    const result = await reconcile(aim, context);
-    report(result, reported, log);
+    const { result, repaired, state } = await reconcile(aim, context, { repairs, culprits });
+    neighbourLinks = vxlanIndexes(aim, state);
+    monitor?.watchNeighbours(neighbourLinks);
+    report(result, { repaired, reported, log });
     last = result;
     lastAt = clock.now();
     counts.passes++;
@@ -139,16 +159,35 @@ export function openReconciler(opened: ReconcilerContext): Reconciler {
     get wanted() {
       return wanted;
     },
+    get repairs() {
+      return repairs.status;
+    },
     async run(stop) {
       const onStop = () => wake.resolve();
       stop.addEventListener("abort", onStop);
-      const watching = watchKernel(context, () => wake.resolve(), stop);
+      const watching = watchKernel(
+        context,
+        {
+          opened: (opened) => {
+            monitor = opened;
+            monitor.watchNeighbours(neighbourLinks);
+            wake.resolve(); // what changed before we listened
+          },
+          heard: (events) => {
+            if (culprits.heard(events)) wake.resolve();
+          },
+        },
+        stop,
+      );
       let backoffMs = retryMs;
       while (!stop.aborted) {
         wake = Promise.withResolvers();
         let failed = false;
+        let postponedMs: number | undefined;
         try {
-          failed = (await pass()).failed.length > 0;
+          const result = await pass();
+          failed = result.failed.length > 0;
+          ({ postponedMs } = result);
         } catch (error) {
           failed = true;
           log.error("comparing with the kernel failed", { error: errorText(error) });
@@ -156,7 +195,8 @@ export function openReconciler(opened: ReconcilerContext): Reconciler {
         backoffMs = failed ? Math.min(backoffMs * 2, retryMsMax) : retryMs;
         if (stop.aborted) break;
         const timer = new AbortController();
-        await Promise.race([wake.promise, clock.sleep(failed ? backoffMs : resyncMs, timer.signal)]);
+        const waitMs = Math.min(failed ? backoffMs : resyncMs, postponedMs ?? resyncMs);
+        await Promise.race([wake.promise, clock.sleep(waitMs, timer.signal)]);
         timer.abort();
         if (!stop.aborted) await clock.sleep(foldMs, stop);
       }
@@ -167,20 +207,32 @@ export function openReconciler(opened: ReconcilerContext): Reconciler {
 }
 
 /** One pass: observe → diff → apply. A failed step is reported with its item, the rest go on. */
-async function reconcile(wanted: Plan, context: ReconcilerContext): Promise<PassResult> {
+async function reconcile(
+  wanted: Plan,
+  context: ReconcilerContext,
+  { repairs, culprits }: { repairs: Repairs; culprits: Culprits },
+): Promise<{ result: PassResult; repaired: Repaired; state: KernelState }> {
+  const mark = culprits.mark();
   const { state, steps } = await compare(wanted, context);
+  const by = ({ item }: Step) => culprits.of(item, state.linkIndex);
+  const { due, postponed, postponedMs, ...judged } = repairs.judge(steps, state.unfinishedLinks);
+  const applied = new Set<Step>();
   const hopeless = probeSwap(steps, wanted, context);
-  if (hopeless !== undefined) return { steps: [hopeless.step], failed: [hopeless] };
+  if (hopeless !== undefined) {
+    const repaired = repairs.settle(wanted, { steps, applied, by });
+    return { result: { steps: [hopeless.step], failed: [hopeless] }, repaired, state };
+  }
   const tried: Step[] = [];
   const failed: { step: Step; error: FlannelError }[] = [];
   const lost = new Set<string>();
-  for (const step of steps) {
+  for (const step of due) {
     const { item } = step;
     // What hangs on a device that could not be made would only fail for the same reason.
     if (item.type !== "link" && lost.has(item.value.device)) continue;
     tried.push(step);
     try {
       await applyStep(step, wanted, state, context);
+      applied.add(step);
     } catch (error) {
       failed.push({ step, error: asFailure(error) });
       if (item.type === "link" || item.type === "tunnel") {
@@ -191,7 +243,17 @@ async function reconcile(wanted: Plan, context: ReconcilerContext): Promise<Pass
     }
   }
   context.engines.setTables(wanted.tunnels, wanted.forwards);
-  return { steps: tried, failed };
+  // The kernel told of it before the pass saw it; what it told may still be on its way to us.
+  if (due.some((step) => judged.repairs.has(step) && !culprits.knows(step.item, state.linkIndex)))
+    await context.clock.sleep(hearsayMs);
+  const repaired = repairs.settle(wanted, { steps, applied, by });
+  const untaken = [...postponed, ...failed.map(({ step }) => step)];
+  culprits.forget(
+    mark,
+    untaken.map(({ item }) => item),
+    state.linkIndex,
+  );
+  return { result: { steps: tried, failed, postponedMs }, repaired, state };
 }
 
 /** A vxlan device makes way for a TUN only where one can be had. */
@@ -263,7 +325,11 @@ async function applyStep(
   }
   if (item.type === "link" && item.value.kind === "tun") {
     if (op === "remove") engines.close(item.value.name);
-    else return openTun(item.value, wanted, state, { kernel, engines, scope });
+    else {
+      // The engine still has the device that somebody deleted, if it has any.
+      if (op === "add") engines.close(item.value.name);
+      return openTun(item.value, wanted, state, { kernel, engines, scope });
+    }
   }
   return applyKernelStep(kernel, step, state, scope);
 }
@@ -284,10 +350,10 @@ async function openTun(
   await finishTun(kernel, link, state, scope.owner);
 }
 
-/** Calls `wake` when links, addresses, neighbours or routes change, ours or not: a pass tells. */
+/** Tells of changes to links, addresses, neighbours and routes, ours or not: a pass finds out. */
 async function watchKernel(
   { openMonitor, log }: ReconcilerContext,
-  wake: () => void,
+  { opened, heard }: { opened: (monitor: Monitor) => void; heard: (events: KernelEvents) => void },
   stop: AbortSignal,
 ): Promise<void> {
   try {
@@ -296,7 +362,12 @@ async function watchKernel(
     const close = () => monitor.close();
     stop.addEventListener("abort", close);
     try {
-      while (!stop.aborted && (await monitor.nextEvents()) !== null) wake();
+      opened(monitor);
+      while (!stop.aborted) {
+        const events = await monitor.nextEvents();
+        if (events === null) break;
+        heard(events);
+      }
     } finally {
       stop.removeEventListener("abort", close);
       close();
@@ -306,20 +377,50 @@ async function watchKernel(
   }
 }
 
-function report({ steps, failed }: PassResult, reported: Map<string, string>, log: Log): void {
+/** The vxlan links whose neighbours and forwarding entries are ours. */
+function vxlanIndexes({ links }: Plan, { linkIndex }: KernelState): number[] {
+  return links.filter(({ kind }) => kind === "vxlan").flatMap(({ name }) => linkIndex.get(name) ?? []);
+}
+
+function report(
+  { steps, failed }: PassResult,
+  { repaired, reported, log }: { repaired: Repaired; reported: Map<string, string>; log: Log },
+): void {
   const failures = new Map(failed.map(({ step, error }) => [step, error]));
   for (const step of steps) {
     const error = failures.get(step);
     const key = itemKey(step.item);
     if (error === undefined) {
       reported.delete(key);
-      log.info("applied", { step: stepText(step) });
+      if (!repaired.all.has(step)) log.info("applied", { step: stepText(step) });
     } else if (reported.get(key) !== error.message) {
       // Once per reason, not once per retry.
       reported.set(key, error.message);
       log.error("could not apply", { item: itemText(step.item), code: error.code, error: errorText(error) });
     }
   }
+  reportRepairs(repaired, log);
+}
+
+/** One line for each who changed something. */
+function reportRepairs({ steps, contested, calmed }: Repaired, log: Log): void {
+  for (const [by, items] of byCulprit(steps))
+    log.warn("changed by others; set right", { items: items.slice(0, itemsMax), count: items.length, by });
+  for (const [by, items] of byCulprit(contested)) {
+    const fields = { items: items.slice(0, itemsMax), count: items.length, by };
+    log.error("contested: somebody keeps undoing this; repairs slow down", fields);
+  }
+  if (calmed.length > 0) log.info("no longer contested", { items: calmed.slice(0, itemsMax) });
+}
+
+function byCulprit(steps: Repaired["steps"]): ReadonlyMap<string, readonly string[]> {
+  const items = new Map<string, string[]>();
+  for (const { step, by } of steps) {
+    const texts = items.get(by) ?? [];
+    items.set(by, texts);
+    texts.push(stepText(step));
+  }
+  return items;
 }
 
 function asFailure(error: unknown): FlannelError {

@@ -78,6 +78,7 @@ export function assembleReport(
     ...(firewall === undefined
       ? {}
       : { firewall: { ...firewall.status, blocked: firewall.blocked ?? null } }),
+    ...(reconciler === undefined ? {} : { repairs: reconciler.repairs }),
     engines: engines.stats(),
     ...deviceReport(progress),
     certificates: certificates(clock.now()).map((certificate) => ({

@@ -1,3 +1,4 @@
+import type { RepairStatus } from "../datapath/repair.ts";
 import type { DeviceCounters } from "../host/device-counters.ts";
 import type { FirewallStatus } from "../host/firewall/firewall.ts";
 import type { EngineStats, RefusedPacket } from "../native/ports.ts";
@@ -77,6 +78,8 @@ export interface StatusReport {
   readonly passes?: PassCounts & { readonly lastAt: string | null };
   /** Masquerade and forward rules; `blocked`: why masquerading, asked for, is not in place. */
   readonly firewall?: FirewallStatus & { readonly blocked: string | null };
+  /** What others changed of links, addresses, neighbours, forwarding entries and routes, and was set right. */
+  readonly repairs?: RepairStatus;
   readonly engines: readonly { readonly device: string; readonly stats: EngineStats }[];
   /** Of the device that the kernel engine has. */
   readonly device?: DeviceCounters & { readonly name: string };
@@ -131,6 +134,7 @@ export function statusText(report: StatusReport): string {
     lines.push(`held       ${subnets} at ${publicIp} until ${until}: ${reason}`);
   if (report.passes !== undefined) lines.push(passesLine(report.passes, report.settled));
   for (const { item, error } of report.missing) lines.push(`missing    ${item}: ${error}`);
+  if (report.repairs !== undefined) lines.push(...repairLines(report.repairs));
   if (report.firewall !== undefined) lines.push(...firewallLines(report.firewall));
   for (const { device, stats } of report.engines) lines.push(...engineLines(device, stats));
   if (report.device !== undefined) lines.push(deviceLine(report.device));
@@ -165,6 +169,17 @@ function deviceLine({ name, sent, received }: NonNullable<StatusReport["device"]
   const way = ({ packets, bytes, errors, dropped }: DeviceCounters["sent"]) =>
     `${packets} packets, ${bytes} bytes, ${errors} errors, ${dropped} dropped`;
   return `traffic    ${name}: sent ${way(sent)}; received ${way(received)}`;
+}
+
+function repairLines({ total, byKind, contested }: RepairStatus): string[] {
+  const kinds = Object.entries(byKind).filter(([, count]) => count > 0);
+  return [
+    `repairs    ${total === 0 ? "none" : kinds.map(([kind, count]) => `${kind} ${count}`).join(", ")}`,
+    ...contested.map(
+      ({ item, repairs, waitSeconds, by }) =>
+        `contested  ${item}: repaired ${repairs} times, again in ${waitSeconds} s at the earliest; last undone by ${by}`,
+    ),
+  ];
 }
 
 function firewallLines({ engine, rules, repairs, contested, trouble }: FirewallStatus): string[] {
