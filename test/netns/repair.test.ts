@@ -269,7 +269,9 @@ describe.skipIf(refused !== undefined)("repair", () => {
         const before = await daemon.report();
         await ip(here, "-6", "route", "delete", subnet6 ?? "");
         await ip(here, "address", "delete", `${vtepAddress(own)}/32`, "dev", device);
+        // Counted once it is known who did it, a moment later.
         const stands = async () =>
+          (await daemon.report()).repairs?.byKind.address === (before.repairs?.byKind.address ?? 0) + 1 &&
           (await ip(here, "-6", "route", "show", subnet6 ?? "")) !== "" &&
           (await ip(here, "-o", "address", "show", "dev", device)).includes(`${vtepAddress(own)}/32`);
         for (const deadline = Date.now() + 10_000; Date.now() < deadline && !(await stands());)
