@@ -1,11 +1,14 @@
 //! One daemon per device.
-use flannel_lite_core::claim as core;
+use flannel_lite_core::{claim as core, handover};
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
+
+use crate::handover::{Descriptors, NamedDescriptor};
 
 /// A name claimed in this network namespace, or who has it.
 #[napi]
 pub struct Claim {
+    name: String,
     claimed: Option<core::Claimed>,
 }
 
@@ -20,11 +23,21 @@ pub struct ClaimHolder {
 
 #[napi]
 impl Claim {
-    /// Claims `name`.
+    /// Claims `name`, or goes on with its claim where that was handed over.
     #[napi(constructor)]
-    pub fn new(name: String) -> Result<Self> {
+    pub fn new(name: String, handed: Option<ClassInstance<Descriptors>>) -> Result<Self> {
+        let claim = handed.and_then(|handed| handed.inner.take(&handover::name::claim(&name)));
+        if let Some(claim) = claim {
+            let claim = core::adopt(&name, claim);
+            let claim = claim.map_err(|error| Error::from_reason(error.to_string()))?;
+            return Ok(Self {
+                name,
+                claimed: Some(core::Claimed::Ours(claim)),
+            });
+        }
         let claimed = core::claim(&name).map_err(|error| Error::from_reason(error.to_string()))?;
         Ok(Self {
+            name,
             claimed: Some(claimed),
         })
     }
@@ -36,6 +49,18 @@ impl Claim {
             Some(core::Claimed::Taken(peer)) => Some(ClaimHolder {
                 pid: peer.pid,
                 uid: peer.uid,
+            }),
+            _ => None,
+        }
+    }
+
+    /// What to hand over; null when another has the name.
+    #[napi]
+    pub fn descriptor(&self) -> Option<NamedDescriptor> {
+        match &self.claimed {
+            Some(core::Claimed::Ours(claim)) => Some(NamedDescriptor {
+                name: handover::name::claim(&self.name),
+                number: claim.descriptor(),
             }),
             _ => None,
         }

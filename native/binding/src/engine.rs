@@ -10,6 +10,8 @@ use flannel_lite_core::forward::table::{PeerSpec, Strict, TableSpec};
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
+use crate::handover::{Descriptors, NamedDescriptor, named};
+
 /// What an engine is opened with.
 #[napi(object)]
 pub struct EngineOptions {
@@ -115,10 +117,10 @@ pub struct Engine {
 
 #[napi]
 impl Engine {
-    /// Attaches to the TUN (making it, persistent, where it is missing), binds the sockets and starts the packet
-    /// threads with an empty table. On an error nothing is left behind.
+    /// Attaches to the TUN (making it, persistent, where it is missing) and binds the sockets, or goes on with those
+    /// that were handed down. The first table starts the packet threads. On an error nothing is left behind.
     #[napi(constructor)]
-    pub fn new(options: EngineOptions) -> Result<Self> {
+    pub fn new(options: EngineOptions, handed: Option<ClassInstance<Descriptors>>) -> Result<Self> {
         let options = core::EngineOptions {
             port: options
                 .port
@@ -130,8 +132,27 @@ impl Engine {
             latency: latency(options.latency.as_deref())?,
         };
         Ok(Self {
-            inner: core::Engine::open(&options).map_err(reason)?,
+            inner: core::Engine::open(&options, handed.as_ref().map(|handed| &handed.inner))
+                .map_err(reason)?,
         })
+    }
+
+    /// The open descriptors, by name.
+    #[napi]
+    pub fn descriptors(&self) -> Vec<NamedDescriptor> {
+        named(self.inner.descriptors())
+    }
+
+    /// Stops the threads, with nothing lost; gives the descriptors, which stay open.
+    #[napi]
+    pub fn pause(&self) -> Vec<NamedDescriptor> {
+        named(self.inner.pause())
+    }
+
+    /// Goes on after `pause`.
+    #[napi]
+    pub fn resume(&self) -> Result<()> {
+        self.inner.resume().map_err(reason)
     }
 
     /// Replaces the whole forwarding table between two batches.

@@ -8,6 +8,7 @@ mod bench;
 mod claim;
 mod engine;
 mod firewall;
+mod handover;
 mod netlink;
 mod notify;
 mod probe;

@@ -1,16 +1,46 @@
 //! One owner for a name in a network namespace. The claim is an abstract unix socket: the kernel keeps such names
 //! per network namespace, as it does devices, and frees them with the process, however it ends.
 use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use crate::error::Error;
 use crate::sys::peer::{self, Peer};
 
+/// Goes on with the claim of `name` that its holder handed to us. Whoever asks is told of us from now on.
+///
+/// Errors: EBADF it is the claim of something else.
+pub fn adopt(name: &str, fd: OwnedFd) -> Result<Claim, Error> {
+    let failed = |error| Error::from_io(&error, format!("take over the claim {name}"));
+    let listener = UnixListener::from(fd);
+    let bound = listener.local_addr().map_err(failed)?;
+    if bound.as_abstract_name() != Some(full_name(name).as_bytes()) {
+        return Err(Error::new(
+            libc::EBADF,
+            format!("take over the claim {name}"),
+        ));
+    }
+    // The kernel notes who listens when it is told to.
+    peer::listen_again(&listener).map_err(failed)?;
+    Ok(Claim { listener })
+}
+
+fn full_name(name: &str) -> String {
+    format!("flannel-lite/{name}")
+}
+
 /// A name that is ours until this is dropped.
 #[derive(Debug)]
 pub struct Claim {
-    _listener: UnixListener,
+    listener: UnixListener,
+}
+
+impl Claim {
+    /// Its number, for handing it over.
+    pub fn descriptor(&self) -> RawFd {
+        self.listener.as_raw_fd()
+    }
 }
 
 /// How a claim went.
@@ -25,11 +55,9 @@ pub enum Claimed {
 /// Claims `name`, at most 100 bytes.
 pub fn claim(name: &str) -> Result<Claimed, Error> {
     let failed = |error| Error::from_io(&error, format!("claim {name}"));
-    let address = SocketAddr::from_abstract_name(format!("flannel-lite/{name}")).map_err(failed)?;
+    let address = SocketAddr::from_abstract_name(full_name(name)).map_err(failed)?;
     match UnixListener::bind_addr(&address) {
-        Ok(listener) => Ok(Claimed::Ours(Claim {
-            _listener: listener,
-        })),
+        Ok(listener) => Ok(Claimed::Ours(Claim { listener })),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             let stream = UnixStream::connect_addr(&address).map_err(failed)?;
             Ok(Claimed::Taken(peer::peer(&stream).map_err(failed)?))
@@ -64,5 +92,21 @@ mod tests {
                 .to_string()
                 .starts_with("EINVAL: ")
         );
+    }
+
+    #[test]
+    fn a_claim_handed_over_is_never_free_and_one_of_another_name_is_refused() {
+        let name = format!("test-handed-{}", std::process::id());
+        let Claimed::Ours(first) = claim(&name).unwrap() else {
+            panic!("nobody else has it");
+        };
+        let copy = || first.listener.try_clone().unwrap().into();
+        let error = adopt("test-other", copy()).unwrap_err().to_string();
+        assert!(error.starts_with("EBADF: "), "{error}");
+        let second = adopt(&name, copy()).unwrap();
+        drop(first);
+        assert!(matches!(claim(&name).unwrap(), Claimed::Taken(_)));
+        drop(second);
+        assert!(matches!(claim(&name).unwrap(), Claimed::Ours(_)));
     }
 }

@@ -4,6 +4,7 @@ pub mod claim;
 pub mod datapath;
 pub mod error;
 pub mod forward;
+pub mod handover;
 pub mod netlink;
 pub mod notify;
 pub mod port;

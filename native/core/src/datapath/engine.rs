@@ -2,6 +2,7 @@
 use std::any::Any;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -12,10 +13,11 @@ use super::{inbound, outbound};
 use crate::error::Error;
 use crate::forward::drop::DropReason;
 use crate::forward::table::{Table, TableSpec};
+use crate::handover::{Descriptors, name};
 use crate::sys::poll::{Event, PortPoller, Stop};
 use crate::sys::thread::block_signals;
 use crate::sys::tun::Tun;
-use crate::sys::udp::{OpenError, Udp};
+use crate::sys::udp::{self, OpenError, Udp};
 
 /// What an engine is opened with.
 #[derive(Clone, Debug)]
@@ -74,20 +76,36 @@ pub struct EngineStats {
 /// The packet threads with their TUN and sockets. Dropping it closes it.
 #[derive(Debug)]
 pub struct Engine {
+    device: String,
+    latency: Latency,
     shared: Arc<Shared>,
     stop: Arc<Stop>,
+    ports: Mutex<Ports>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     tun_offloads: [(&'static str, bool); 5],
     udp_gro: bool,
     local: IpAddr,
 }
 
+/// What the threads work on, and whether they do.
+#[derive(Debug)]
+enum Ports {
+    /// No thread reads; what comes waits in the kernel.
+    Idle(Arc<Tun>, Arc<Udp>),
+    /// The same until `resume`, whatever else happens.
+    Paused(Arc<Tun>, Arc<Udp>),
+    Served(Arc<Tun>, Arc<Udp>),
+    Closed,
+}
+
 impl Engine {
-    /// Opens everything and starts the threads with a table that sends and accepts nothing. The device becomes
-    /// persistent last: after an error, one that was not there before is gone again.
+    /// Opens everything. The threads start with the first table: what comes before waits in the kernel. The device
+    /// becomes persistent last: after an error, one that was not there before is gone again.
+    ///
+    /// From `handed`, whose `verify` was called, it takes what it finds of its own.
     ///
     /// Errors: those of `Tun::open`; EADDRINUSE the port is taken; EADDRNOTAVAIL `local` is not on this host.
-    pub fn open(options: &EngineOptions) -> Result<Self, Error> {
+    pub fn open(options: &EngineOptions, handed: Option<&Descriptors>) -> Result<Self, Error> {
         let EngineOptions {
             device,
             port,
@@ -105,31 +123,106 @@ impl Engine {
         let start = |error: io::Error| Error::from_io(&error, format!("start engine {device}"));
         let stop = Arc::new(Stop::new().map_err(start)?);
         let attach = |error: io::Error| Error::from_io(&error, format!("attach tun {device}"));
-        let tun = Arc::new(Tun::open(device, Arc::clone(&stop)).map_err(attach)?);
-        let udp = Udp::open(*local, *port, Arc::clone(&stop)).map_err(|error| match error {
+        let take = |name: String| handed.and_then(|handed| handed.take(&name));
+        let tun = match take(name::tun(device)) {
+            Some(queue) => Tun::adopt(queue, Arc::clone(&stop)),
+            None => Tun::open(device, Arc::clone(&stop)),
+        }
+        .map_err(attach)?;
+        let sockets = udp::Handed {
+            receiver: take(name::receiver(device)),
+            senders: (0..udp::SENDERS)
+                .filter_map(|number| take(name::sender(device, number)))
+                .collect(),
+        };
+        let udp = Udp::open_or_adopt(*local, *port, sockets, Arc::clone(&stop));
+        let udp = udp.map_err(|error| match error {
             OpenError::Receiver(error) => Error::from_io(&error, format!("bind udp port {port}")),
             OpenError::Sender(error) => Error::from_io(&error, format!("bind udp address {local}")),
         })?;
         let mut shared = Shared::new(*mtu_bytes, udp.gso());
         shared.tun_uso = tun.offloads().udp_segmentation();
-        let engine = Self {
+        tun.persist()
+            .map_err(|error| Error::from_io(&error, format!("persist tun {device}")))?;
+        Ok(Self {
+            device: device.clone(),
+            latency: *latency,
             shared: Arc::new(shared),
             stop,
             threads: Mutex::default(),
             tun_offloads: tun.offloads().named(),
             udp_gro: udp.gro(),
             local: *local,
+            ports: Mutex::new(Ports::Idle(Arc::new(tun), Arc::new(udp))),
+        })
+    }
+
+    /// Starts the threads, unless they run, are paused or were closed.
+    fn start(&self) -> Result<(), Error> {
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ports::Idle(tun, udp) = &*ports else {
+            return Ok(());
         };
-        let udp = Arc::new(udp);
-        match latency {
-            Latency::Auto => engine.spawn_auto(&tun, &udp),
-            Latency::Latency => engine.spawn_one(&tun, &udp),
-            Latency::Throughput => engine.spawn_two(&tun, &udp),
+        let (tun, udp) = (Arc::clone(tun), Arc::clone(udp));
+        self.stop.reset();
+        let started = match self.latency {
+            Latency::Auto => self.spawn_auto(&tun, &udp),
+            Latency::Latency => self.spawn_one(&tun, &udp),
+            Latency::Throughput => self.spawn_two(&tun, &udp),
+        };
+        if let Err(error) = started {
+            self.stop_threads();
+            let subject = format!("start engine {}", self.device);
+            return Err(Error::from_io(&error, subject));
         }
-        .map_err(start)?;
-        tun.persist()
-            .map_err(|error| Error::from_io(&error, format!("persist tun {device}")))?;
-        Ok(engine)
+        *ports = Ports::Served(tun, udp);
+        Ok(())
+    }
+
+    /// Stops the threads, after what they have read is on its way; what comes then waits in the kernel. Gives the
+    /// descriptors with their names, which stay open until `close`.
+    pub fn pause(&self) -> Vec<(String, RawFd)> {
+        self.stop_threads();
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        *ports = match std::mem::replace(&mut *ports, Ports::Closed) {
+            Ports::Idle(tun, udp) | Ports::Paused(tun, udp) | Ports::Served(tun, udp) => {
+                Ports::Paused(tun, udp)
+            }
+            Ports::Closed => Ports::Closed,
+        };
+        self.descriptors_of(&ports)
+    }
+
+    /// Goes on after `pause`.
+    pub fn resume(&self) -> Result<(), Error> {
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        *ports = match std::mem::replace(&mut *ports, Ports::Closed) {
+            Ports::Paused(tun, udp) => Ports::Idle(tun, udp),
+            other => other,
+        };
+        drop(ports);
+        self.start()
+    }
+
+    /// Numbers of the open descriptors, with the names by which a later process takes them from `Descriptors`.
+    pub fn descriptors(&self) -> Vec<(String, RawFd)> {
+        self.descriptors_of(&self.ports.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn descriptors_of(&self, ports: &Ports) -> Vec<(String, RawFd)> {
+        let (Ports::Idle(tun, udp) | Ports::Paused(tun, udp) | Ports::Served(tun, udp)) = ports
+        else {
+            return Vec::new();
+        };
+        let (receiver, senders) = udp.sockets();
+        let device = &self.device;
+        let mut all = vec![
+            (name::tun(device), tun.as_fd().as_raw_fd()),
+            (name::receiver(device), receiver.as_raw_fd()),
+        ];
+        let numbered = senders.enumerate();
+        all.extend(numbered.map(|(number, fd)| (name::sender(device, number), fd.as_raw_fd())));
+        all
     }
 
     /// One thread for both directions.
@@ -213,7 +306,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Replaces the whole table between two batches. Peers known by endpoint and MAC keep their counters.
+    /// Replaces the whole table between two batches; the first one starts the threads. Peers known by endpoint and MAC keep their counters.
     ///
     /// Errors (the old table stays): EINVAL a VNI beyond 24 bits, or subnets of two peers overlap; EAFNOSUPPORT an
     /// endpoint of another family than `local`.
@@ -233,7 +326,7 @@ impl Engine {
         let table = Table::build(spec, &self.shared.table.load())
             .map_err(|error| Error::invalid(operation, &error.to_string()))?;
         self.shared.table.store(Arc::new(table));
-        Ok(())
+        self.start()
     }
 
     /// Counters and state, also after `close`.
@@ -266,6 +359,11 @@ impl Engine {
 
     /// Stops and joins the threads; their descriptors are then closed, and the device stays. May be called twice.
     pub fn close(&self) {
+        self.stop_threads();
+        *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = Ports::Closed;
+    }
+
+    fn stop_threads(&self) {
         self.stop.request();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -303,6 +401,9 @@ mod tests {
 
     fn idle() -> Engine {
         Engine {
+            device: "fl-never".to_owned(),
+            latency: Latency::Auto,
+            ports: Mutex::new(Ports::Closed),
             shared: Arc::new(Shared::new(1_450, true)),
             stop: Arc::new(Stop::new().unwrap()),
             threads: Mutex::default(),
@@ -415,7 +516,7 @@ mod tests {
             },
         ] {
             assert!(
-                Engine::open(&bad)
+                Engine::open(&bad, None)
                     .unwrap_err()
                     .to_string()
                     .starts_with("EINVAL: ")

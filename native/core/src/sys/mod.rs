@@ -1,8 +1,10 @@
 //! The system-call edge: the only place with `unsafe`.
 pub mod burst;
 pub mod control;
+pub mod handed;
 pub mod peer;
 pub mod poll;
+pub mod rights;
 pub mod thread;
 pub mod tun;
 pub mod udp;

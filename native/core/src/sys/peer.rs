@@ -1,7 +1,7 @@
 //! Who is at the other end of a unix socket.
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::check;
 
@@ -36,4 +36,17 @@ pub fn peer(stream: &UnixStream) -> io::Result<Peer> {
         pid: credentials.pid,
         uid: credentials.uid,
     })
+}
+
+/// The effective user of this process.
+pub fn own_uid() -> u32 {
+    // SAFETY: geteuid only answers.
+    unsafe { libc::geteuid() }
+}
+
+/// Makes this process the one that listens, which is whom `peer` tells of at the other end.
+pub fn listen_again(listener: &UnixListener) -> io::Result<()> {
+    // SAFETY: listen takes two numbers.
+    check(unsafe { libc::listen(listener.as_raw_fd(), 128) })?;
+    Ok(())
 }

@@ -39,7 +39,7 @@ impl Event {
     }
 }
 
-/// Ends the waits of every thread that shares it, for good.
+/// Ends the waits of every thread that shares it.
 #[derive(Debug)]
 pub struct Stop {
     event: Event,
@@ -59,6 +59,12 @@ impl Stop {
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
         self.event.signal();
+    }
+
+    /// Takes the signal back, once nobody waits any more.
+    pub fn reset(&self) {
+        self.event.clear();
+        self.requested.store(false, Ordering::Release);
     }
 
     /// Whether the signal was given.
@@ -165,5 +171,7 @@ mod tests {
             assert_eq!(waiting.join().unwrap(), Wake::Stopped);
         });
         assert!(stop.requested());
+        stop.reset();
+        assert_eq!(stop.wait(quiet, libc::POLLIN, 0).unwrap(), Wake::TimedOut);
     }
 }

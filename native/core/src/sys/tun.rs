@@ -3,12 +3,12 @@ use std::ffi::{c_char, c_int, c_uint};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use super::check;
 use super::poll::Stop;
+use super::{check, handed};
 use crate::port::{PacketPort, Wake};
 use crate::wire::virtio;
 
@@ -69,6 +69,19 @@ impl Tun {
     /// cannot be told).
     pub fn open(name: &str, stop: Arc<Stop>) -> io::Result<Self> {
         Self::attach(name, stop, &OFFLOADS)
+    }
+
+    /// Goes on with a queue that another process attached, and with what waits in it; `check_handed` has found
+    /// that it fits.
+    pub fn adopt(fd: OwnedFd, stop: Arc<Stop>) -> io::Result<Self> {
+        set_nonblocking(&fd)?;
+        let file = File::from(fd);
+        let offloads = first_accepted(&OFFLOADS, |flags| set_offloads(&file, flags))?;
+        Ok(Self {
+            file,
+            stop,
+            offloads,
+        })
     }
 
     /// As `open`, with every offload off: each packet read is complete and within the device's MTU.
@@ -136,6 +149,51 @@ impl PacketPort for Tun {
     fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         (&self.file).write_vectored(parts).map(|_| ())
     }
+}
+
+/// Why `fd` cannot stand for what `open` gives for `name`.
+pub fn check_handed(fd: BorrowedFd<'_>, name: &str) -> Result<(), &'static str> {
+    /// Of the flags that TUNGETIFF tells, those that make a difference to us.
+    const KIND: c_int = MODE | libc::IFF_TAP | IFF_DETACH_QUEUE | libc::IFF_NAPI;
+    const IFF_DETACH_QUEUE: c_int = 0x0400;
+    /// _IO('T', 227), since Linux 5.2.
+    const TUNGETDEVNETNS: libc::c_ulong = 0x54e3;
+    if handed::kind(fd) != Some(handed::Kind::Tun) {
+        return Err("it is no TUN");
+    }
+    let wanted = request_for(name).map_err(|_| "no device can have this name")?;
+    let mut request = wanted;
+    // SAFETY: TUNGETIFF writes one ifreq, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF as _, &mut request) })
+        .map_err(|_| "it is attached to no device")?;
+    if request.ifr_name != wanted.ifr_name {
+        return Err("it is another device's");
+    }
+    // SAFETY: TUNGETIFF has written the flags.
+    let flags = c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+    if flags & KIND != MODE & 0xffff {
+        return Err("it is attached in another mode");
+    }
+    let mut header_len: c_int = 0;
+    // SAFETY: TUNGETVNETHDRSZ writes one int, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETVNETHDRSZ as _, &mut header_len) })
+        .map_err(|_| "it does not tell the size of its headers")?;
+    if header_len != virtio::HEADER_LEN as c_int {
+        return Err("its headers have another size");
+    }
+    match handed::is_in_our_namespace(fd, TUNGETDEVNETNS) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("its device is in another network namespace"),
+        Err(_) => Err("it does not tell its network namespace"),
+    }
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: F_GETFL takes no argument.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: F_SETFL takes a number.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+    Ok(())
 }
 
 fn request_for(name: &str) -> io::Result<libc::ifreq> {
@@ -234,6 +292,19 @@ mod tests {
             let stop = Arc::new(Stop::new().unwrap());
             let error = Tun::open(name, stop).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_handed_descriptor_that_is_no_queue_of_the_device_is_refused() {
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(check_handed(null.as_fd(), "fl-x"), Err("it is no TUN"));
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(check_handed(socket.as_fd(), "fl-x"), Err("it is no TUN"));
+        // Opened, but attached to nothing; not every machine that builds has it.
+        if let Ok(unattached) = File::open("/dev/net/tun") {
+            let refusal = check_handed(unattached.as_fd(), "fl-x");
+            assert_eq!(refusal, Err("it is attached to no device"));
         }
     }
 

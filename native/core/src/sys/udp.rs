@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-use super::check;
 use super::control::Control;
 use super::poll::Stop;
+use super::{check, handed};
 use crate::port::{DatagramPort, INBOX_SLOT_BYTES, INBOX_SLOTS, Outgoing, Received, Span, Wake};
 
 /// Source ports to spread flows over: what a NIC's queues and equal-cost paths are chosen by.
-const SENDERS: usize = 8;
+pub const SENDERS: usize = 8;
 /// Bytes asked for; without CAP_NET_ADMIN the kernel gives what net.core.rmem_max allows.
 const RECEIVE_BUFFER_BYTES: c_int = 8 << 20;
 const SEND_BUFFER_BYTES: c_int = 1 << 20;
@@ -32,6 +32,15 @@ pub struct Udp {
     gso: bool,
 }
 
+/// Sockets of an engine in another process.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// The one that receives.
+    pub receiver: Option<OwnedFd>,
+    /// Those that send.
+    pub senders: Vec<OwnedFd>,
+}
+
 /// Which socket could not be opened, and why.
 #[derive(Debug)]
 pub enum OpenError {
@@ -45,24 +54,49 @@ impl Udp {
     /// Binds the wildcard address of `local`'s family to `port` (as the kernel's device does), and the sending
     /// sockets to `local`. Probes segmentation and its reverse.
     pub fn open(local: IpAddr, port: u16, stop: Arc<Stop>) -> Result<Self, OpenError> {
+        Self::open_or_adopt(local, port, Handed::default(), stop)
+    }
+
+    /// As `open`, but goes on with sockets that another process opened, and with what waits in them; `check_receiver`
+    /// and `check_sender` have found that they fit.
+    pub fn open_or_adopt(
+        local: IpAddr,
+        port: u16,
+        handed: Handed,
+        stop: Arc<Stop>,
+    ) -> Result<Self, OpenError> {
         let switch_on =
             |fd: &OwnedFd, option: c_int, value: c_int| set(fd, libc::SOL_UDP, option, value);
-        Self::open_with(local, port, stop, switch_on)
+        Self::open_with(local, port, handed, stop, switch_on)
+    }
+
+    /// The sockets: the one that receives, and those that send.
+    pub fn sockets(&self) -> (BorrowedFd<'_>, impl Iterator<Item = BorrowedFd<'_>>) {
+        (self.receiver.as_fd(), self.senders.iter().map(AsFd::as_fd))
     }
 
     /// As `open`; `switch_on` sets an option of SOL_UDP, or says that there is none such.
     fn open_with(
         local: IpAddr,
         port: u16,
+        handed: Handed,
         stop: Arc<Stop>,
         switch_on: impl Fn(&OwnedFd, c_int, c_int) -> io::Result<()>,
     ) -> Result<Self, OpenError> {
         // First, because a missing local address says more than anything else about what is wrong.
+        let mut old = handed.senders.into_iter();
         let senders = (0..SENDERS)
-            .map(|_| open_sender(local))
+            .map(|_| match old.next() {
+                Some(sender) => prepare_sender(&sender, local).map(|()| sender),
+                None => open_sender(local),
+            })
             .collect::<io::Result<Vec<_>>>();
         let senders = senders.map_err(OpenError::Sender)?;
-        let receiver = open_receiver(local, port).map_err(OpenError::Receiver)?;
+        let receiver = match handed.receiver {
+            Some(receiver) => prepare_receiver(&receiver, local).map(|()| receiver),
+            None => open_receiver(local, port),
+        };
+        let receiver = receiver.map_err(OpenError::Receiver)?;
         let gro = switch_on(&receiver, libc::UDP_GRO, 1).is_ok();
         // Segment size 0 is the default: only a kernel without the option refuses it.
         let gso = senders
@@ -89,56 +123,93 @@ impl Udp {
     }
 }
 
+/// Why `fd` cannot be the socket that receives on `port`.
+pub fn check_receiver(fd: BorrowedFd<'_>, local: IpAddr, port: u16) -> Result<(), &'static str> {
+    match check_socket(fd)? {
+        bound if bound.ip() != wildcard(local) => Err("it is bound to another address"),
+        bound if bound.port() != port => Err("it is bound to another port"),
+        _ => Ok(()),
+    }
+}
+
+/// Why `fd` cannot be a socket that sends from `local`.
+pub fn check_sender(fd: BorrowedFd<'_>, local: IpAddr) -> Result<(), &'static str> {
+    match check_socket(fd)? {
+        bound if bound.ip() != local => Err("it is bound to another address"),
+        bound if bound.port() == 0 => Err("it is bound to no port"),
+        _ => Ok(()),
+    }
+}
+
+fn check_socket(fd: BorrowedFd<'_>) -> Result<SocketAddr, &'static str> {
+    if handed::kind(fd) != Some(handed::Kind::Udp) {
+        return Err("it is no UDP socket");
+    }
+    match handed::socket_is_in_our_namespace(fd) {
+        Ok(true) => {}
+        Ok(false) => return Err("it is in another network namespace"),
+        Err(_) => return Err("it does not tell its network namespace"),
+    }
+    match handed::addresses(fd) {
+        Ok((bound, None)) => Ok(bound),
+        Ok((_, Some(_))) => Err("it is connected"),
+        Err(_) => Err("it does not tell where it is bound"),
+    }
+}
+
+fn wildcard(local: IpAddr) -> IpAddr {
+    match local {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 fn open_sender(local: IpAddr) -> io::Result<OwnedFd> {
     let fd = socket(local)?;
-    // No DF and no path MTU of our own, as the kernel's device: the inner packet's sender learns its MTU from the
-    // TUN's.
-    match local {
-        IpAddr::V4(_) => set(
-            &fd,
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DONT,
-        )?,
-        IpAddr::V6(_) => {
-            set(
-                &fd,
-                libc::IPPROTO_IPV6,
-                libc::IPV6_MTU_DISCOVER,
-                libc::IPV6_PMTUDISC_DONT,
-            )?;
-        }
-    }
-    grow(
-        &fd,
-        libc::SO_SNDBUFFORCE,
-        libc::SO_SNDBUF,
-        SEND_BUFFER_BYTES,
-    );
+    prepare_sender(&fd, local)?;
     bind(&fd, SocketAddr::new(local, 0))?;
     Ok(fd)
 }
 
+fn prepare_sender(fd: &OwnedFd, local: IpAddr) -> io::Result<()> {
+    // No DF and no path MTU of our own, as the kernel's device: the inner packet's sender learns its MTU from the
+    // TUN's.
+    let (level, option, value) = match local {
+        IpAddr::V4(_) => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        ),
+        IpAddr::V6(_) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DONT,
+        ),
+    };
+    set(fd, level, option, value)?;
+    grow(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER_BYTES);
+    Ok(())
+}
+
 fn open_receiver(local: IpAddr, port: u16) -> io::Result<OwnedFd> {
     let fd = socket(local)?;
-    let wildcard: IpAddr = match local {
-        IpAddr::V4(_) => {
-            set(&fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
-            Ipv4Addr::UNSPECIFIED.into()
-        }
-        IpAddr::V6(_) => {
-            set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
-            Ipv6Addr::UNSPECIFIED.into()
-        }
-    };
+    prepare_receiver(&fd, local)?;
+    bind(&fd, SocketAddr::new(wildcard(local), port))?;
+    Ok(fd)
+}
+
+fn prepare_receiver(fd: &OwnedFd, local: IpAddr) -> io::Result<()> {
+    match local {
+        IpAddr::V4(_) => set(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?,
+        IpAddr::V6(_) => set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?,
+    }
     grow(
-        &fd,
+        fd,
         libc::SO_RCVBUFFORCE,
         libc::SO_RCVBUF,
         RECEIVE_BUFFER_BYTES,
     );
-    bind(&fd, SocketAddr::new(wildcard, port))?;
-    Ok(fd)
+    Ok(())
 }
 
 /// The socket that receives.
@@ -477,7 +548,7 @@ mod tests {
             .local_addr()
             .unwrap()
             .port();
-        let udp = Udp::open_with(local, free, stop, switch_on).unwrap();
+        let udp = Udp::open_with(local, free, Handed::default(), stop, switch_on).unwrap();
         let packets: Vec<u8> = (0..250u8).collect();
         let piece = |start, len| Piece {
             area: Area::Packets,
@@ -553,5 +624,70 @@ mod tests {
         assert!(
             matches!(error, OpenError::Sender(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL))
         );
+    }
+
+    #[test]
+    fn handed_sockets_are_taken_with_what_waits_in_them_and_others_refused() {
+        let local: IpAddr = [127, 0, 0, 1].into();
+        let stop = || Arc::new(Stop::new().unwrap());
+        let free = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let udp = Udp::open(local, port, stop()).unwrap();
+        let (receiver, senders) = udp.sockets();
+        match check_receiver(receiver, local, port) {
+            Ok(()) => {}
+            // Telling the namespace takes CAP_NET_ADMIN.
+            Err(why) => return assert_eq!(why, "it does not tell its network namespace"),
+        }
+        assert_eq!(
+            check_receiver(receiver, local, port ^ 1),
+            Err("it is bound to another port")
+        );
+        assert_eq!(
+            check_receiver(receiver, Ipv6Addr::LOCALHOST.into(), port),
+            Err("it is bound to another address")
+        );
+        assert_eq!(
+            check_sender(receiver, local),
+            Err("it is bound to another address")
+        );
+        let connected = std::net::UdpSocket::bind((local, 0)).unwrap();
+        connected.connect((local, port)).unwrap();
+        assert_eq!(
+            check_sender(connected.as_fd(), local),
+            Err("it is connected")
+        );
+        let listener = std::net::TcpListener::bind((local, 0)).unwrap();
+        assert_eq!(
+            check_sender(listener.as_fd(), local),
+            Err("it is no UDP socket")
+        );
+
+        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
+        let handed = Handed {
+            receiver: Some(copy(receiver)),
+            senders: senders
+                .map(|fd| {
+                    assert_eq!(check_sender(fd, local), Ok(()));
+                    copy(fd)
+                })
+                .collect(),
+        };
+        let ports = |udp: &Udp| -> Vec<_> {
+            let (_, senders) = udp.sockets();
+            senders
+                .map(|fd| handed::addresses(fd).unwrap().0.port())
+                .collect()
+        };
+        let before = ports(&udp);
+        connected.send(b"waiting").unwrap();
+        drop(udp);
+        let udp = Udp::open_or_adopt(local, port, handed, stop()).unwrap();
+        assert_eq!(ports(&udp), before);
+        let mut arena = vec![0; crate::port::INBOX_BYTES];
+        let mut received = Vec::new();
+        udp.receive(&mut arena, FEW, &mut received).unwrap();
+        assert_eq!(received[0].span.of(&arena), b"waiting");
     }
 }
