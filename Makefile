@@ -56,6 +56,7 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,curl,curl)
 	@$(call need,iperf3,iperf3)
 	@$(call need,systemctl,systemd)
+	@$(call need,ansible-playbook,ansible-core)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
 
 .PHONY: soak

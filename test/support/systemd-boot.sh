@@ -44,6 +44,9 @@ boot() {
   # One that is new would count as a first boot, on which systemd enables units.
   tr -d - < proc/sys/kernel/random/uuid > etc/machine-id
   printf '%s\n' "$name" > etc/hostname
+  # A lab has no name server: one that never answers would be waited for.
+  printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$name" > etc/hosts
+  rm -f etc/resolv.conf
 
   while [ $# -gt 0 ]; do
     mkdir -p "./$(dirname "$2")"

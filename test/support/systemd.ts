@@ -11,6 +11,8 @@ import { binary, overlayRefused } from "./overlay.ts";
  */
 export interface SystemdHost extends AsyncDisposable {
   readonly host: LabHost;
+  /** The command line behind which a program runs inside. */
+  readonly enter: readonly string[];
   /** Runs a program inside to its end. @returns what it wrote to standard output; rejects when it fails */
   run(command: readonly string[], timeoutMs?: number): Promise<string>;
   /** As {@link run}, whatever the exit code. */
@@ -83,17 +85,10 @@ export async function bootSystemd(
   }
   const pid = init;
   const enter = [
-    "nsenter",
-    `--target=${pid}`,
-    ...["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"],
+    ...["nsenter", `--target=${pid}`, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"],
+    ...["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"],
   ];
-  const clean = [
-    "env",
-    "-i",
-    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME=/root",
-  ];
-  const wrapped = (command: readonly string[]) => [...enter, "--", ...clean, ...command];
+  const wrapped = (command: readonly string[]) => [...enter, ...command];
   const path = (inside: string) => `/proc/${pid}/root${inside}`;
   const run = (command: readonly string[], timeoutMs?: number) => runProgram(wrapped(command), timeoutMs);
   const tryRun = (command: readonly string[], timeoutMs?: number) => tryProgram(wrapped(command), timeoutMs);
@@ -132,6 +127,7 @@ export async function bootSystemd(
   }
   return {
     host,
+    enter,
     run,
     tryRun,
     systemctl,
