@@ -37,9 +37,9 @@ boot() {
   # Only what a test starts shall run: the machine's own units, mounts and generators are out of the picture.
   rm -rf etc/systemd/system etc/fstab lib/systemd/system/*.target.wants lib/systemd/system-generators
   rm -rf etc/flannel etc/cni var/lib/flannel-lite var/log/journal
-  mkdir -p etc/systemd/system lib/systemd/system/sockets.target.wants
-  for socket in systemd-journald.socket systemd-journald-dev-log.socket; do
-    ln -s "../$socket" lib/systemd/system/sockets.target.wants/
+  mkdir -p etc/systemd/system lib/systemd/system/sysinit.target.wants
+  for unit in systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service; do
+    ln -s "../$unit" lib/systemd/system/sysinit.target.wants/
   done
   # One that is new would count as a first boot, on which systemd enables units.
   tr -d - < proc/sys/kernel/random/uuid > etc/machine-id
