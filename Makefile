@@ -57,6 +57,7 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,iperf3,iperf3)
 	@$(call need,systemctl,systemd)
 	@$(call need,ansible-playbook,ansible-core)
+	@$(call need,python3,python3-minimal)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
 
 .PHONY: soak

@@ -8,6 +8,7 @@ import type { Config } from "./config/schema.ts";
 import { openReconciler, type PassResult } from "./datapath/reconcile.ts";
 import { openUserspaceEngines } from "./datapath/userspace.ts";
 import { claimDevice } from "./host/claim.ts";
+import { openEngineDescriptors } from "./host/descriptors.ts";
 import { readIdentity } from "./host/identity.ts";
 import { type Firewall, openFirewall } from "./host/firewall/firewall.ts";
 import { enableIpForward } from "./host/ip-forward.ts";
@@ -16,9 +17,10 @@ import { openServiceManager } from "./host/sd-notify.ts";
 import { openWatchdog } from "./host/watchdog.ts";
 import { openSnapshotWriter, type Snapshot, snapshotPath } from "./host/snapshot.ts";
 import { readSubnetEnv, writeSubnetEnv } from "./host/subnet-env.ts";
+import { awaitSuccessor, type Offer, takeOver } from "./host/take-over.ts";
 import { chooseUplink, passedOverLines, uplinkChoice } from "./host/uplink.ts";
 import { type Lease, leaseKey } from "./lease/lease.ts";
-import type { Addon } from "./native/ports.ts";
+import type { Addon, Descriptors } from "./native/ports.ts";
 import { type Keeper, openKeeper, resumeKeeper } from "./network/keeper.ts";
 import { openNetwork } from "./network/network.ts";
 import { compareNetworkConfig, waitForNetworkConfig } from "./network/network-config.ts";
@@ -26,7 +28,7 @@ import { signOff } from "./network/sign-off.ts";
 import { decideOverlay, firewallOptions, ownerMark } from "./overlay.ts";
 import { emptyPlan, type Plan } from "./plan/plan.ts";
 import { remember, type Remembered } from "./remembered.ts";
-import { openAdminSocket } from "./status/admin-socket.ts";
+import { openAdminSocket, readReport, refuseRunning } from "./status/admin-socket.ts";
 import { assembleReport } from "./status/assemble.ts";
 import {
   type CertificateReport,
@@ -44,14 +46,16 @@ export interface DaemonContext {
   readonly addon: Addon;
   readonly log: Log;
   readonly clock: Clock;
-  /** NOTIFY_SOCKET, where systemd listens. */
-  readonly notifySocket: string | undefined;
+  /** NOTIFY_SOCKET and what else systemd tells by variables. */
+  readonly env: Readonly<Record<string, string | undefined>>;
   /** How often systemd shall get a sign of life; undefined where it waits for none. */
   readonly watchdogMs: number | undefined;
+  /** Whether to take over from a daemon that runs. */
+  readonly takeOver: boolean;
 }
 
 /**
- * Opens everything in order, carries traffic until `stop` aborts, closes in reverse.
+ * Opens everything in order, carries traffic until `stop` aborts or a successor takes over, closes in reverse.
  * @throws FlannelError for what waiting cannot cure; a store that cannot be reached is waited for
  */
 export async function runDaemon(config: Config, context: DaemonContext, stop: AbortSignal): Promise<void> {
@@ -60,7 +64,8 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const progress: Progress = { phase: "starting", up: false };
   await using opened = new AsyncDisposableStack();
 
-  const service = openServiceManager(addon, context.notifySocket, log);
+  const descriptors = openEngineDescriptors({ addon, env: context.env, pid: process.pid, log });
+  const service = openServiceManager(addon, context.env["NOTIFY_SOCKET"], log);
   const kernel = await addon.openKernel();
   opened.defer(() => kernel.close());
   progress.chosen = await chooseUplink(kernel, uplinkChoice(config));
@@ -75,18 +80,28 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
 
   const node = readIdentity(config.host);
   const store = opened.use(openStore(config, { log, clock }));
-  const engines = opened.use(openUserspaceEngines(addon));
+  const engines = opened.use(
+    openUserspaceEngines({ openEngine: descriptors.open, openTun: addon.openTun }, descriptors.forget),
+  );
   const { cafile: ca, certfile: client } = config.store.etcd;
   const certificates = openCertificateReader({ ca, client });
   warnOfCertificates(certificates(clock.now()), { log, clock });
   const report = () => assembleReport(progress, { node, store, engines, clock, startedAt, certificates });
-  opened.use(await openAdminSocket(config.host.runDir, report));
   const pages = {
     hindrance: () => hindrance(progress, engines),
     metrics: () => metricsText(report(), config.metrics),
   };
-  // Its ports are taken for as long as a daemon lives: like the admin socket, there is one at a time.
-  opened.use(openStatusServers(config, pages, clock));
+  const { runDir } = config.host;
+  // Socket and ports are taken for as long as a daemon lives: there is one at a time.
+  const openStatus = () => [
+    opened.use(openAdminSocket(runDir, report)),
+    opened.use(openStatusServers(config, pages, clock)),
+  ];
+  const predecessor = context.takeOver ? await readReport(runDir).catch(() => undefined) : undefined;
+  if (!context.takeOver) await refuseRunning(runDir);
+  else if (predecessor === undefined) log.info("no flannel-lite runs here: starting as usual");
+  else log.info("another flannel-lite goes on until we are ready", { pid: predecessor.pid });
+  let statusDoors = predecessor === undefined ? openStatus() : [];
   if (context.watchdogMs !== undefined) {
     const stuck = () => whyStuck(progress, engines, clock.now());
     opened.use(openWatchdog({ service, intervalMs: context.watchdogMs, stuck, clock, log }));
@@ -109,7 +124,9 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
 
   const overlay = decideOverlay(config, { network, uplink, node });
   progress.overlay = overlay;
-  opened.use(claimDevice(addon, overlay.backend.device, log));
+  const claimOurs = (handed?: Descriptors) =>
+    opened.use(claimDevice(addon, overlay.backend.device, log, handed));
+  let claim = predecessor === undefined ? claimOurs() : undefined;
   await refuseFlanneld(config, { kernel, overlay });
   for (const option of overlay.backend.ignored) log.warn("a Backend option has no effect here", { option });
   log.info("engine chosen", { engine: overlay.engine.engine, reason: overlay.engine.reason });
@@ -227,6 +244,18 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     await firstPlan.promise;
     if (inner.aborted) return;
     await refuseFlanneld(config, { kernel, overlay }); // waiting may have taken long
+    if (claim === undefined) {
+      // All that can go wrong before has not: now the predecessor may end.
+      await reconciler.preview(reconciler.wanted ?? emptyPlan);
+      const handed = await takeOver(addon, runDir);
+      log.info(handed === undefined ? "the daemon has ended by itself" : "taken over", {
+        predecessor: predecessor?.pid,
+      });
+      claim = claimOurs(handed);
+      statusDoors = openStatus();
+      if (handed !== undefined) descriptors.receive(handed);
+    }
+    if (overlay.engine.engine !== "userspace") descriptors.discard();
     throwIfNoDevice(await reconciler.pass());
     if (config.host.ipForward) enableIpForward([...new Set(overlay.ranges.map(({ family }) => family))], log);
     firewall.want(keeper.lease.subnets);
@@ -239,26 +268,51 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       device,
       engine: overlay.engine.engine,
     });
+    isUp.resolve();
     await Promise.all([reconciler.run(inner), firewall.run(inner)]);
+  };
+  const isUp = Promise.withResolvers<void>();
+  let successor: number | undefined;
+  const handOver = async (inner: AbortSignal) => {
+    inner.addEventListener("abort", () => isUp.resolve());
+    await isUp.promise;
+    if (inner.aborted) return;
+    const offer: Offer = {
+      pause: () => [claim?.descriptor(), ...engines.pause()].filter((one) => one != null),
+      resume: () => engines.resume(),
+      release() {
+        engines.surrender();
+        claim?.release();
+        for (const door of statusDoors) door.surrender();
+        descriptors.withdraw();
+      },
+    };
+    successor = await awaitSuccessor({ addon, runDir, log }, offer, inner);
+    if (successor !== undefined) service.handedOver(successor);
   };
   const inherited = (await reconciler.preview(emptyPlan)).length > 0;
   try {
-    await runGroup(stop, [...tasks, bringUp]);
+    await runGroup(stop, [...tasks, bringUp, handOver]);
   } finally {
     const wasReady = progress.up;
     progress.up = false;
     progress.stopping = true;
     progress.phase = "stopping";
-    service.stopping();
-    // A start that fails leaves nothing half-made; what an earlier run made may still carry traffic.
-    const onStop = wasReady ? config.datapath.onStop : inherited ? "keep" : "remove";
-    const last = planAtStop(onStop, () => overlay.backend.open("kernel").plan(keeper.lease, loop.peers).plan);
-    if (last !== undefined) {
-      reconciler.want(last);
-      await reconciler.pass();
+    if (successor !== undefined) log.info("handed over", { successor });
+    else if (claim === undefined) log.info("nothing was taken over: the other flannel-lite goes on");
+    else {
+      service.stopping();
+      // A start that fails leaves nothing half-made; what an earlier run made may still carry traffic.
+      const onStop = wasReady ? config.datapath.onStop : inherited ? "keep" : "remove";
+      const kernelPlan = () => overlay.backend.open("kernel").plan(keeper.lease, loop.peers).plan;
+      const last = planAtStop(onStop, kernelPlan);
+      if (last !== undefined) {
+        reconciler.want(last);
+        await reconciler.pass();
+      }
+      if (onStop === "remove") await removeFirewall(firewall, log);
+      await signOff(keeper.lease, { store, node, log, clock });
     }
-    if (onStop === "remove") await removeFirewall(firewall, log);
-    await signOff(keeper.lease, { store, node, log, clock });
   }
 }
 

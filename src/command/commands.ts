@@ -10,7 +10,7 @@ import { install } from "./install.ts";
 import { leases, leasesFlags, leasesWords } from "./leases.ts";
 import { network, networkFlags, networkWords } from "./network.ts";
 import { plan } from "./plan.ts";
-import { run } from "./run.ts";
+import { run, runFlags } from "./run.ts";
 import { status } from "./status.ts";
 
 const hostsMax = 100;
@@ -20,7 +20,7 @@ export const commands: readonly Command[] = [
   {
     name: "run",
     doc: "Take a lease and carry packets until SIGTERM.",
-    flags: [],
+    flags: runFlags,
     abandonable: true,
     async run({ loaded, env, stop }) {
       await run(loaded, env, stop);

@@ -1,15 +1,23 @@
 import { systemClock } from "../base/clock.ts";
 import { FlannelError } from "../base/error.ts";
 import { openLog } from "../base/log.ts";
-import type { Loaded } from "../config/load.ts";
+import type { CommandFlag, Loaded } from "../config/load.ts";
 import { runDaemon } from "../daemon.ts";
 import { watchdogIntervalMs } from "../host/sd-notify.ts";
 import { openAddon } from "../native/addon.ts";
 import { version } from "../version.ts";
 
-/** Runs the daemon until `stop` aborts. */
+export const runFlags: readonly CommandFlag[] = [
+  {
+    name: "take-over",
+    isBool: true,
+    doc: "Take over from the running daemon, which ends, without losing a packet; start as usual where there is none.",
+  },
+];
+
+/** Runs the daemon until `stop` aborts or another one takes over. */
 export async function run(
-  { config, file, warnings }: Loaded,
+  { config, file, warnings, commandFlags }: Loaded,
   env: Readonly<Record<string, string | undefined>>,
   stop: AbortSignal,
 ): Promise<void> {
@@ -21,8 +29,9 @@ export async function run(
     addon: openAddon(),
     log,
     clock: systemClock,
-    notifySocket: env["NOTIFY_SOCKET"],
+    env,
     watchdogMs: watchdogIntervalMs(env, process.pid),
+    takeOver: commandFlags.get("take-over") === "true",
   };
   await runDaemon(config, context, stop);
   log.info("stopped");

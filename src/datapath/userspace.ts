@@ -1,5 +1,5 @@
 import { FlannelError } from "../base/error.ts";
-import type { Addon, Engine, EngineOptions, EngineStats } from "../native/ports.ts";
+import type { Addon, Engine, EngineOptions, EngineStats, NamedDescriptor } from "../native/ports.ts";
 import { emptyPlan, type ForwardItem, type Plan, type TunnelEngine, type TunnelItem } from "../plan/plan.ts";
 import { itemText } from "../plan/text.ts";
 import { openDgramEngine } from "./dgram/engine.ts";
@@ -16,21 +16,37 @@ export interface UserspaceEngines extends Disposable {
   /** Hands the engine of each tunnel its whole table. */
   setTables(tunnels: readonly TunnelItem[], forwards: readonly ForwardItem[]): void;
   close(device: string): void;
+  /** Stops reading, with nothing lost. @returns what another process can go on with */
+  pause(): NamedDescriptor[];
+  /** Goes on after {@link pause}. */
+  resume(): void;
+  /** Lets go of everything for good, while {@link held} stays as it was: another process goes on. */
+  surrender(): void;
   stats(): { readonly device: string; readonly stats: EngineStats }[];
 }
 
 /** What opens engines, the native one and the reference. */
 export type EngineAddon = Pick<Addon, "openEngine" | "openTun">;
 
-export function openUserspaceEngines(addon: EngineAddon): UserspaceEngines {
+/** @param onClosed told of each engine that is closed for good, before another takes its place */
+export function openUserspaceEngines(
+  addon: EngineAddon,
+  onClosed: (device: string) => void = () => undefined,
+): UserspaceEngines {
   const openers: Readonly<Record<TunnelEngine, EngineOpener>> = {
     userspace: addon.openEngine,
     dgram: (options) => openDgramEngine(addon.openTun, options),
   };
-  const engines = new Map<string, { engine: Engine; tunnel: TunnelItem; forwards: readonly ForwardItem[] }>();
-  const close = (device: string) => {
+  const engines = new Map<string, OpenEngine>();
+  let surrendered = false;
+  const drop = (device: string) => {
     engines.get(device)?.engine.close();
     engines.delete(device);
+  };
+  const close = (device: string) => {
+    if (surrendered || !engines.has(device)) return;
+    drop(device);
+    onClosed(device);
   };
   return {
     get held() {
@@ -38,17 +54,18 @@ export function openUserspaceEngines(addon: EngineAddon): UserspaceEngines {
       return {
         ...emptyPlan,
         tunnels: all.map(({ tunnel }) => tunnel),
-        forwards: all.flatMap(({ forwards }) => forwards),
+        forwards: all.flatMap(({ forwards }) => forwards ?? []),
       };
     },
     async open(tunnel) {
+      if (surrendered) return;
       const present = engines.get(tunnel.device);
       if (present !== undefined && !mustReopen(present.tunnel, tunnel)) return;
       close(tunnel.device);
       const { device, port, local, mtuBytes, latency } = tunnel;
       const options = { device, port, local: `${local}`, mtuBytes, latency };
       const engine = await openEngine(openers[tunnel.engine], tunnel.engine, options);
-      engines.set(device, { engine, tunnel, forwards: [] });
+      engines.set(device, { engine, tunnel, forwards: undefined });
     },
     probe({ engine, device, port, local, mtuBytes }) {
       try {
@@ -58,6 +75,7 @@ export function openUserspaceEngines(addon: EngineAddon): UserspaceEngines {
       }
     },
     setTables(tunnels, forwards) {
+      if (surrendered) return;
       for (const tunnel of tunnels) {
         const entry = engines.get(tunnel.device);
         if (entry === undefined) continue;
@@ -80,11 +98,34 @@ export function openUserspaceEngines(addon: EngineAddon): UserspaceEngines {
       }
     },
     close,
+    pause: () =>
+      [...engines.values()].flatMap(({ engine }) => {
+        if (engine.pause !== undefined) return engine.pause();
+        engine.close(); // it would go on reading
+        return [];
+      }),
+    resume() {
+      for (const [device, { engine }] of engines) {
+        if (engine.resume !== undefined) engine.resume();
+        else drop(device); // the next pass opens it anew
+      }
+    },
+    surrender() {
+      surrendered = true;
+      for (const { engine } of engines.values()) engine.close();
+    },
     stats: () => [...engines].map(([device, { engine }]) => ({ device, stats: engine.stats() })),
     [Symbol.dispose]() {
-      for (const device of [...engines.keys()]) close(device);
+      for (const device of [...engines.keys()]) drop(device);
     },
   };
+}
+
+interface OpenEngine {
+  readonly engine: Engine;
+  readonly tunnel: TunnelItem;
+  /** What its table has; undefined before it has one. */
+  readonly forwards: readonly ForwardItem[] | undefined;
 }
 
 type EngineOpener = (options: EngineOptions) => Engine | Promise<Engine>;
@@ -136,9 +177,9 @@ function tunnelText({ tunnel }: { tunnel: TunnelItem }): string {
   return itemText({ type: "tunnel", value: tunnel });
 }
 
-function sameForwards(a: readonly ForwardItem[], b: readonly ForwardItem[]): boolean {
+function sameForwards(a: readonly ForwardItem[] | undefined, b: readonly ForwardItem[]): boolean {
   return (
-    a.length === b.length &&
+    a?.length === b.length &&
     a.every((value, at) => {
       const other = b[at];
       return (

@@ -1,14 +1,19 @@
 import { FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
-import type { Addon } from "../native/ports.ts";
+import type { Addon, Claim, Descriptors } from "../native/ports.ts";
 
 /**
  * Claims the device in this network namespace, so that two daemons cannot undo each other's work; the claim
- * ends with the process, however that ends.
+ * ends with the process, however that ends. One that is `handed` over is never free in between.
  * @throws FlannelError `daemon/running` naming the other's pid
  */
-export function claimDevice(addon: Pick<Addon, "claim">, device: string, log: Log): Disposable {
-  const claim = addon.claim(device);
+export function claimDevice(
+  addon: Pick<Addon, "claim">,
+  device: string,
+  log: Log,
+  handed?: Descriptors,
+): Disposable & Pick<Claim, "descriptor" | "release"> {
+  const claim = addon.claim(device, handed);
   const holder = claim.holder();
   if (holder?.uid === 0) {
     throw new FlannelError(
@@ -24,5 +29,9 @@ export function claimDevice(addon: Pick<Addon, "claim">, device: string, log: Lo
     // Anybody may take such a name; only root can be a daemon.
     log.warn("an unprivileged process holds our claim; going on without it", { device, ...holder });
   }
-  return { [Symbol.dispose]: () => claim.release() };
+  return {
+    descriptor: () => claim.descriptor(),
+    release: () => claim.release(),
+    [Symbol.dispose]: () => claim.release(),
+  };
 }

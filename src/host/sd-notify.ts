@@ -7,6 +7,8 @@ export interface ServiceManager {
   ready(status: string): void;
   status(status: string): void;
   stopping(): void;
+  /** From now on `pid` is the service. */
+  handedOver(pid: number): void;
   /** A sign of life, for WatchdogSec=. */
   watchdog(): void;
 }
@@ -40,5 +42,6 @@ export function openServiceManager(
     status: (status) => send(`STATUS=${status}`),
     stopping: () => send("STOPPING=1"),
     watchdog: () => send("WATCHDOG=1"),
+    handedOver: (pid) => send(`MAINPID=${pid}`),
   };
 }

@@ -2,7 +2,18 @@ import { readFileSync } from "node:fs";
 import { FlannelError } from "../base/error.ts";
 import type { BenchCounter, BenchEcho, BenchTools } from "./bench-tools.ts";
 import { loadAddonFromMemory } from "./memfd.ts";
-import type { Addon, Claim, Engine, EngineOptions, FirewallMonitor, Kernel, Tun } from "./ports.ts";
+import type {
+  Addon,
+  Claim,
+  Descriptors,
+  Door,
+  Engine,
+  EngineOptions,
+  FirewallMonitor,
+  Kernel,
+  NamedDescriptor,
+  Tun,
+} from "./ports.ts";
 
 /**
  * The addon's file. A compiled program carries it, for which the path must be literal; run from source,
@@ -16,12 +27,17 @@ const addonPath =
 /** What the .node file exports; its values have the shapes of ports.ts already. */
 interface NativeAddon {
   openKernel(): Promise<Kernel>;
-  readonly Engine: new (options: EngineOptions) => Engine;
+  readonly Engine: new (options: EngineOptions, handed?: Descriptors) => Engine;
   readonly Tun: new (device: string) => Tun;
-  readonly Claim: new (name: string) => Claim;
+  readonly Claim: new (name: string, handed?: Descriptors) => Claim;
+  readonly Door: new (path: string) => Door;
+  inheritDescriptors(names: readonly string[]): Descriptors;
+  takeOver(path: string): Promise<Descriptors | string>;
   openFirewallMonitor(chains: readonly string[]): Promise<FirewallMonitor>;
   legacyTableState(family: number, table: string): string;
   notify(path: string, message: string): void;
+  notifyDescriptors(path: string, message: string, descriptors: readonly NamedDescriptor[]): void;
+  notifyBarrier(path: string): void;
   readonly benchBlast: BenchTools["blast"];
   readonly benchRoundTrips: BenchTools["roundTrips"];
   readonly BenchCounter: new (port: number) => BenchCounter;
@@ -40,12 +56,18 @@ export function openAddon(): Addon {
   const native = loadNative();
   return {
     openKernel: () => reported(async () => guarded(await native.openKernel())),
-    openEngine: (options) => reported(() => guarded(new native.Engine(options))),
+    openEngine: (options, handed) => reported(() => guarded(new native.Engine(options, handed))),
     openTun: (device) => reported(() => guarded(new native.Tun(device))),
-    claim: (name) => reported(() => guarded(new native.Claim(name))),
+    claim: (name, handed) => reported(() => guarded(new native.Claim(name, handed))),
     openFirewallMonitor: (chains) => reported(async () => guarded(await native.openFirewallMonitor(chains))),
     legacyTableState: (family, table) => reported(() => native.legacyTableState(family, table)),
     notify: (path, message) => reported(() => native.notify(path, message)),
+    notifyDescriptors: (...args) => reported(() => native.notifyDescriptors(...args)),
+    notifyBarrier: (path) => reported(() => native.notifyBarrier(path)),
+    // Not guarded, since a native class takes no other than its own objects.
+    inheritDescriptors: (names) => reported(() => native.inheritDescriptors(names)),
+    openDoor: (path) => reported(() => guarded(new native.Door(path))),
+    takeOver: (path) => reported(() => native.takeOver(path)),
   };
 }
 

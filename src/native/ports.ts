@@ -7,19 +7,20 @@ export interface Addon {
   /** Opens rtnetlink in the network namespace of the process. */
   openKernel(): Promise<Kernel>;
   /**
-   * Attaches to the TUN `device` (making it, persistent, where it is missing), probes its offloads, binds
-   * the UDP sockets and starts the packet threads with an empty table. On an error nothing is left behind.
+   * Attaches to the TUN `device` (making it, persistent, where it is missing), probes its offloads and binds
+   * the UDP sockets, or goes on with those of them that were `handed` down and verified. The packet threads start
+   * with the first table: until then packets wait in the kernel. On an error nothing is left behind.
    * Errors: EBUSY another process holds the TUN; EINVAL a device of that name is no TUN of ours;
    * EADDRINUSE the port is taken; EADDRNOTAVAIL `local` is not on this host; ENOENT or EACCES no /dev/net/tun; EPERM no CAP_NET_ADMIN.
    */
-  openEngine(options: EngineOptions): Engine;
+  openEngine(options: EngineOptions, handed?: Descriptors): Engine;
   /**
    * Attaches to the TUN `device`, making it where it is missing, with all offloads off. Errors as `openEngine`
    * has them of the TUN.
    */
   openTun(device: string): Tun;
-  /** Claims `name` in the network namespace of the process, for as long as it lives. */
-  claim(name: string): Claim;
+  /** Claims `name` in the network namespace of the process, for as long as it lives; or goes on with its claim. */
+  claim(name: string, handed?: Descriptors): Claim;
   /** Listens to nf_tables in the network namespace of the process, for changes to chains of these names. */
   openFirewallMonitor(chains: readonly string[]): Promise<FirewallMonitor>;
   /**
@@ -29,11 +30,56 @@ export interface Addon {
   legacyTableState(family: 4 | 6, table: string): string;
   /** Sends one datagram to the systemd notification socket `path` (`@` first: abstract). */
   notify(path: string, message: string): void;
+  /** As `notify`, one message for each descriptor, with a copy of it and `FDNAME=` behind `message`. */
+  notifyDescriptors(path: string, message: string, descriptors: readonly NamedDescriptor[]): void;
+  /** Returns once systemd has handled what was sent before. Error ETIMEDOUT: not within two seconds. */
+  notifyBarrier(path: string): void;
+  /**
+   * Takes the TUN queues and UDP sockets among the descriptors 3, 4, … that were passed to this process by these
+   * names; the rest may be the runtime's own and is left alone. Gives none the second time.
+   */
+  inheritDescriptors(names: readonly string[]): Descriptors;
+  /** Waits at the unix socket `path`, in a directory that only we can enter, for a successor of our own user. */
+  openDoor(path: string): Door;
+  /**
+   * Asks the daemon at `path` for what it holds, and gives that, or the reason why not. Errors: ENOENT or
+   * ECONNREFUSED nobody is there; EPERM it is another user's; EAGAIN it does not answer; EPROTO nonsense.
+   */
+  takeOver(path: string): Promise<Descriptors | string>;
+}
+
+/** An open descriptor of this process, with the name by which the next one knows it. */
+export interface NamedDescriptor {
+  readonly name: string;
+  readonly number: number;
+}
+
+/** Descriptors of another process; nothing is believed of them before `verify`. */
+export interface Descriptors {
+  names(): string[];
+  /** Closes those that an engine with these options could not go on with, and says why. */
+  verify(device: string, local: string, port: number): { readonly name: string; readonly reason: string }[];
+  /** Closes what nobody took; may be called twice. */
+  close(): void;
+}
+
+/** Where a running daemon waits for its successor. */
+export interface Door {
+  /** Who asks; null after `close`. */
+  next(): Promise<{ readonly pid: number } | null>;
+  /** Says why not. */
+  refuse(reason: string): void;
+  /** Hands copies to who asks. False: it did not confirm, and has nothing. After true it waits for `close`. */
+  grant(descriptors: readonly NamedDescriptor[]): Promise<boolean>;
+  /** Ends `next`, and lets a successor begin; may be called twice. */
+  close(): void;
 }
 
 export interface Claim {
   /** Who else holds the name, with the pid as we see it (0: from another pid namespace); null when we do. */
   holder(): { readonly pid: number; readonly uid: number } | null;
+  /** What to hand over with it; null where another holds the name. */
+  descriptor(): NamedDescriptor | null;
   /** Frees the name; may be called twice. */
   release(): void;
 }
@@ -264,6 +310,12 @@ export interface Engine {
    */
   setTable(table: ForwardingTable): void;
   stats(): EngineStats;
+  /** What the next process could go on with; absent on an engine that cannot hand over. */
+  descriptors?(): NamedDescriptor[];
+  /** Stops the threads after what they have read is on its way, and gives the descriptors, which stay open. */
+  pause?(): NamedDescriptor[];
+  /** Goes on after `pause`. */
+  resume?(): void;
   /** Stops and joins the threads and closes the descriptors; the device stays. May be called twice. */
   close(): void;
 }

@@ -10,13 +10,14 @@ export function adminSocketPath(runDir: string): string {
   return join(runDir, "admin.sock");
 }
 
-/**
- * Serves the daemon's report on a Unix socket that only root can reach, and by that claims `runDir`: of two
- * daemons the second is refused.
- * @throws FlannelError `daemon/running` naming the other's pid, `host/run-dir`
- */
-export async function openAdminSocket(runDir: string, report: () => StatusReport): Promise<AsyncDisposable> {
-  const path = adminSocketPath(runDir);
+/** Where a daemon answers. */
+export interface AdminSocket extends AsyncDisposable {
+  /** Leaves the path to a successor, which serves on it from now on. */
+  surrender(): void;
+}
+
+/** Makes sure that no daemon serves `runDir`. @throws FlannelError `daemon/running` naming the other's pid */
+export async function refuseRunning(runDir: string): Promise<void> {
   const other = await readReport(runDir).catch(() => undefined);
   if (other !== undefined) {
     throw new FlannelError(
@@ -26,6 +27,15 @@ export async function openAdminSocket(runDir: string, report: () => StatusReport
       { remedy: "Stop it first, or give this one its own host.run_dir, store prefix and VNI" },
     );
   }
+}
+
+/**
+ * Serves the daemon's report on a Unix socket that only root can reach, and by that claims `runDir`.
+ * @throws FlannelError `host/run-dir`
+ */
+export function openAdminSocket(runDir: string, report: () => StatusReport): AdminSocket {
+  const path = adminSocketPath(runDir);
+  let surrendered = false;
   try {
     mkdirSync(runDir, { recursive: true, mode: 0o700 });
     rmSync(path, { force: true }); // a crash leaves it behind; nobody answered on it
@@ -36,7 +46,12 @@ export async function openAdminSocket(runDir: string, report: () => StatusReport
     });
     chmodSync(path, 0o600);
     return {
+      surrender() {
+        surrendered = true;
+      },
       async [Symbol.asyncDispose]() {
+        // Stopping it would take the successor's socket away with ours; it ends with the process.
+        if (surrendered) return server.unref();
         await server.stop(true);
         rmSync(path, { force: true });
       },

@@ -33,6 +33,8 @@ export interface DaemonOptions {
   readonly instance?: string;
   readonly env?: Record<string, string>;
   readonly cwd?: string;
+  /** More flags. */
+  readonly args?: readonly string[];
   /** A program, with its arguments, that the daemon is started through. */
   readonly wrap?: readonly string[];
   /** In place of the lab's etcd. */
@@ -176,7 +178,7 @@ level = "debug"
 ${options.more ?? ""}
 `,
   );
-  const command = [...(options.wrap ?? []), binary, "--config", configFile];
+  const command = [...(options.wrap ?? []), binary, "--config", configFile, ...(options.args ?? [])];
   const child = lab.start(
     host.namespace,
     options.cwd === undefined ? command : ["env", "-C", options.cwd, ...command],
