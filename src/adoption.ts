@@ -34,14 +34,19 @@ export function findRivals(config: Config): OtherAgent[] {
 }
 
 /**
- * Makes sure that no flanneld runs in this network: it would undo our work, and we would undo its.
+ * Makes sure that no flanneld runs in this network: it would undo our work, and we would undo its. `predecessor` is
+ * the process that we take over from: under flanneld's name, of another version, it looks like one.
  * @throws FlannelError `daemon/flanneld` naming its pid and what it holds
  */
 export async function refuseFlanneld(
   config: Config,
-  { kernel, overlay: { backend, ranges } }: { readonly kernel: Kernel; readonly overlay: Overlay },
+  {
+    kernel,
+    overlay: { backend, ranges },
+    predecessor,
+  }: { readonly kernel: Kernel; readonly overlay: Overlay; readonly predecessor: number | undefined },
 ): Promise<void> {
-  const [rival] = findRivals(config);
+  const [rival] = findRivals(config).filter(({ pid }) => pid !== predecessor);
   const [links, addresses] = await Promise.all([kernel.links(), kernel.addresses()]);
   const tun = findHeldTun(ranges, links, addresses);
   if (rival === undefined && tun === undefined) return;

@@ -127,7 +127,8 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const claimOurs = (handed?: Descriptors) =>
     opened.use(claimDevice(addon, overlay.backend.device, log, handed));
   let claim = predecessor === undefined ? claimOurs() : undefined;
-  await refuseFlanneld(config, { kernel, overlay });
+  const rivalContext = { kernel, overlay, predecessor: predecessor?.pid };
+  await refuseFlanneld(config, rivalContext);
   for (const option of overlay.backend.ignored) log.warn("a Backend option has no effect here", { option });
   log.info("engine chosen", { engine: overlay.engine.engine, reason: overlay.engine.reason });
 
@@ -243,7 +244,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     inner.addEventListener("abort", () => firstPlan.resolve());
     await firstPlan.promise;
     if (inner.aborted) return;
-    await refuseFlanneld(config, { kernel, overlay }); // waiting may have taken long
+    await refuseFlanneld(config, rivalContext); // waiting may have taken long
     if (claim === undefined) {
       // All that can go wrong before has not: now the predecessor may end.
       await reconciler.preview(reconciler.wanted ?? emptyPlan);
