@@ -185,6 +185,18 @@ describe.skipIf(refused !== undefined)("lease", () => {
     expect((JSON.parse(key) as { kvs: { lease?: number }[] }).kvs[0]?.lease ?? 0).toBe(0);
   });
 
+  test("lease_ttl is the term that etcd counts down, and the margin renews before it ends", async () => {
+    const net = await overlay(1);
+    const options = { engine: "kernel", store: "lease_ttl = 2\nrenew_margin = 1" } as const;
+    const daemon = net.startDaemon(hostOf(net, 1), options);
+    const report = await daemon.ready(0);
+    expect(report.lease?.remainingSeconds).toBeGreaterThan(100);
+    expect(report.lease?.remainingSeconds).toBeLessThanOrEqual(120);
+    const key = await net.etcd("get", "-w", "json", subnetKey(report));
+    const { lease = 0 } = (JSON.parse(key) as { kvs: { lease?: number }[] }).kvs[0] ?? {};
+    expect(await net.etcd("lease", "timetolive", lease.toString(16))).toContain("granted with TTL(120s)");
+  });
+
   test("the VTEP MAC outlives the lease; a file that holds no MAC is named and ignored", async () => {
     const net = await overlay(1);
     const start = async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { scanFlags } from "../../../src/config/flags.ts";
+import { scanFlags, takeWords } from "../../../src/config/flags.ts";
 import { boolForm, intForm, verbosityForm } from "../../../src/config/text-form.ts";
 
 const definitions = [
@@ -154,5 +154,29 @@ describe("flags: values as Go reads them", () => {
     expect(verbosityForm.parse("2147483648")).toEqual({
       refused: 'strconv.ParseInt: parsing "2147483648": value out of range',
     });
+  });
+});
+
+describe("config: words of a command line", () => {
+  const definitions = [
+    { name: "public-ip", isBool: false },
+    { name: "json", isBool: true },
+  ];
+  test.each([
+    [
+      "reserve 10.5.9.0/24 --public-ip 192.0.2.9 --json",
+      "reserve 10.5.9.0/24",
+      "--public-ip 192.0.2.9 --json",
+    ],
+    ["--json reserve -public-ip=x 10.5.9.0/24", "reserve 10.5.9.0/24", "--json -public-ip=x"],
+    ["set -", "set -", ""],
+    ["set -- --json", "set --json", ""],
+    ["--public-ip", "", "--public-ip"],
+    ["--public-ip --json", "", "--public-ip --json"],
+    ["--unknown word", "word", "--unknown"],
+    ["", "", ""],
+  ])("%j", (line, words, flags) => {
+    const taken = takeWords(line.split(" ").filter(Boolean), definitions);
+    expect([taken.words.join(" "), taken.flags.join(" ")]).toEqual([words, flags]);
   });
 });
