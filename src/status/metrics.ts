@@ -122,6 +122,19 @@ export const metrics: readonly Metric[] = [
   ),
   gauge("missing_items", "Wanted items that the machine does not hold.", ({ missing }) => missing.length),
 
+  labelled(
+    "counter",
+    "repairs_total",
+    ["kind"],
+    "Times that something others had deleted or changed was set right; what hung on a device counts with it.",
+    ({ repairs }) => byLabel("kind", repairs?.byKind ?? {}),
+  ),
+  gauge(
+    "contested_items",
+    "Items that somebody keeps undoing, so that their repairs are slowed down.",
+    ({ repairs }) => repairs?.contested.length,
+  ),
+
   gauge("firewall_rules", "Masquerade and forward rules wanted.", ({ firewall }) => firewall?.rules),
   counter(
     "firewall_repairs_total",

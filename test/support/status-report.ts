@@ -47,6 +47,18 @@ export function statusReport(changes: Partial<StatusReport> = {}): StatusReport 
     settled: true,
     missing: [],
     passes: { passes: 7, steps: 11, failures: 1, lastAt: "2026-01-01T00:00:59.000Z" },
+    repairs: {
+      total: 5,
+      byKind: { link: 1, address: 1, neighbour: 0, fdb: 0, route: 3 },
+      contested: [
+        {
+          item: "route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink",
+          repairs: 6,
+          waitSeconds: 2,
+          by: "ip (7)",
+        },
+      ],
+    },
     firewall: {
       engine: "nftables",
       rules: 9,

@@ -33,7 +33,7 @@ test("metrics: the labels are those that the list names", () => {
 });
 
 test("metrics: a daemon that has only just started says what it can", () => {
-  const { lease, network, engine, uplink, updates, passes, firewall, ...rest } = statusReport();
+  const { lease, network, engine, uplink, updates, passes, repairs, firewall, ...rest } = statusReport();
   const started = {
     ...rest,
     up: false,
@@ -46,8 +46,10 @@ test("metrics: a daemon that has only just started says what it can", () => {
   const page = parseExposition(metricsText({ ...started, engines: [], certificates: [] }, { peersMax: 200 }));
   expect(page.value("flannel_lite_up")).toBe(0);
   expect(page.value("flannel_lite_ready")).toBe(0);
-  expect(page.series.filter(({ name }) => /lease|firewall|datapath|reconcile_passes/.test(name))).toEqual([]);
-  expect([lease, network, engine, uplink, updates, passes, firewall]).not.toContain(undefined);
+  expect(
+    page.series.filter(({ name }) => /lease|firewall|datapath|reconcile_passes|repairs|contested/.test(name)),
+  ).toEqual([]);
+  expect([lease, network, engine, uplink, updates, passes, repairs, firewall]).not.toContain(undefined);
 });
 
 test("metrics: exactly one stage is 1", () => {
