@@ -66,6 +66,17 @@ soak: $(BINARY) $(ETCD) ## traffic, churn and faults for SOAK_MINUTES (30); noth
 	@$(call need,ip,iproute2)
 	@$(SUDO) env "PATH=$$PATH" SOAK_MINUTES=$(SOAK_MINUTES) $(BUN) test ./test/soak/overlay.ts
 
+# The programs that suites of test/interop/run.ts need, by path.
+FLANNELD_BIN ?=
+
+.PHONY: interop
+interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make interop FLANNELD_BIN=/path/to/flanneld
+	@$(call need,ping,iputils-ping)
+	@$(call need,ip,iproute2)
+	@$(call need,iptables-legacy,iptables)
+	@$(call need,nft,nftables)
+	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" $(BUN) test/interop/run.ts
+
 .PHONY: check
 check: $(BINARY) ## formatting, types and lints of both languages
 	$(BUN) fmt --check src test

@@ -1,0 +1,211 @@
+import { afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { runProgram, tryProgram } from "../../src/demo/process.ts";
+import type { LabHost } from "../../src/demo/lab.ts";
+import { trafficThrough } from "../support/live-traffic.ts";
+import {
+  openTestOverlay,
+  overlayRefused,
+  pingSeries,
+  type TestOverlay,
+  transfer,
+  vtepAddress,
+} from "../support/overlay.ts";
+import {
+  flanneldProgram,
+  hasBridgeFilter,
+  type StockDaemon,
+  startFlanneld,
+} from "../support/stock-daemon.ts";
+
+const engines = ["userspace", "kernel", "dgram"] as const;
+const subnets = "/coreos.com/network/subnets/";
+
+describe("flanneld", () => {
+  let open: TestOverlay | undefined;
+  beforeAll(() => {
+    const refused = overlayRefused();
+    if (refused !== undefined) throw new Error(refused);
+    flanneldProgram();
+  });
+  afterEach(async () => {
+    await open?.[Symbol.asyncDispose]();
+    open = undefined;
+  });
+
+  /** Two hosts with an empty network; its rules are in what flanneld can use here. */
+  const openPair = async () => {
+    open = await openTestOverlay(2);
+    const net = open;
+    const [first, second] = net.lab.hosts;
+    if (first === undefined || second === undefined) throw new Error("no hosts");
+    const nftables = !(await hasBridgeFilter(first));
+    const config = { Network: "10.99.0.0/16", EnableNFTables: nftables, Backend: { Type: "vxlan" } };
+    await net.etcd("put", "/coreos.com/network/config", JSON.stringify(config));
+    return { net, first, second };
+  };
+  /** `<subnet>` of the node with this public IP, and the value of its lease. */
+  const leaseOf = async (net: TestOverlay, { address }: LabHost) => {
+    const lines = (await net.etcd("get", "--prefix", subnets)).split("\n");
+    const at = lines.findIndex((line) => line.includes(`"PublicIP":"${address}"`));
+    if (at < 1) throw new Error(`no lease of ${address}: ${lines.join("\n")}`);
+    return { subnet: (lines[at - 1] ?? "").slice(subnets.length), value: lines[at] ?? "" };
+  };
+  const firstAddress = (subnet: string) => subnet.replace(/-.*/, "");
+  /** Until both have what the other's lease says. */
+  const reachable = async (from: LabHost, own: string, target: string) => {
+    for (const deadline = Date.now() + 15_000; ;) {
+      try {
+        return await pingSeries(from, target, ["-I", own], 3);
+      } catch (error) {
+        if (Date.now() > deadline) throw error;
+        await Bun.sleep(100);
+      }
+    }
+  };
+
+  test.each(engines)(
+    "%s: one network with flanneld, ping and TCP both ways, leases of one shape",
+    async (engine) => {
+      const { net, first, second } = await openPair();
+      const stock = startFlanneld(net.lab, first, net);
+      await stock.ready();
+      const daemon = net.startDaemon(second, { engine });
+      const own = vtepAddress(await daemon.ready(1));
+      const [theirs, ours] = [await leaseOf(net, first), await leaseOf(net, second)];
+      const target = firstAddress(theirs.subnet);
+      await reachable(second, own, target);
+      await reachable(first, target, own);
+      const [here, there] = [
+        { host: first, address: target },
+        { host: second, address: own },
+      ];
+      for (const [from, to] of [
+        [here, there],
+        [there, here],
+      ] as const) {
+        const { bytes, intact } = await transfer(net.lab, from, to, 500);
+        expect(intact).toBe(true);
+        expect(bytes).toBeGreaterThan(100_000);
+      }
+      const shape = (value: string) =>
+        value.replace(/10\.77\.0\.\d+/, "IP").replace(/([0-9a-f]{2}:){5}[0-9a-f]{2}/, "MAC");
+      expect(shape(ours.value)).toBe(shape(theirs.value));
+
+      // Each follows when the other goes: its lease ends, its routes go.
+      await stock.child.end();
+      await net.etcd("del", `${subnets}${theirs.subnet}`);
+      await daemon.ready(0);
+      const again = startFlanneld(net.lab, first, net);
+      await again.ready();
+      await net.etcd("del", `${subnets}${ours.subnet}`);
+      await daemon.ready(1); // it takes its lease again
+      expect((await leaseOf(net, second)).subnet).toBe(ours.subnet);
+      await reachable(second, own, firstAddress((await leaseOf(net, first)).subnet));
+    },
+  );
+
+  test.each(engines)(
+    "%s: flanneld, then ours, then flanneld, under a TCP connection that stays",
+    async (engine) => {
+      const { net, first, second } = await openPair();
+      const subnetFile = join(net.lab.directory, "host1a/flannel/subnet.env");
+      const stock = startFlanneld(net.lab, first, { ...net, subnetFile });
+      const peer = startFlanneld(net.lab, second, net);
+      await stock.ready();
+      await peer.ready();
+      const before = await leaseOf(net, first);
+      const peerSubnet = (await leaseOf(net, second)).subnet;
+      const ends = [
+        { host: first, address: await podAddress(first, before.subnet) },
+        { host: second, address: await podAddress(second, peerSubnet) },
+      ] as const;
+      await reachable(first, ends[0].address, ends[1].address);
+
+      let live: StockDaemon = stock;
+      const options = { engine, datapath: 'on_stop = "kernel"' } as const;
+      const beside = net.startDaemon(first, options);
+      expect(await beside.child.exited).toBe(1);
+      expect(beside.child.errorTail()).toContain(`flanneld (pid ${live.child.pid}) runs on this host`);
+      const planned = (await net.run(beside, "plan")).output;
+      expect(planned).toContain(`# flanneld (pid ${live.child.pid}) runs here`);
+      expect(planned).toContain("# flannel.1 is flannel's");
+
+      const daemons = [beside];
+      const there = await trafficThrough(
+        net.lab,
+        ends,
+        async () => {
+          await live.child.end();
+          const daemon = net.startDaemon(first, options);
+          daemons.push(daemon);
+          await daemon.ready(1);
+        },
+        5_000,
+      );
+      expect(there.flow.intact).toBe(true);
+      expect(there.lostPings).toBeLessThan(150);
+      expect(await leaseOf(net, first)).toEqual(before);
+
+      const back = await trafficThrough(
+        net.lab,
+        ends,
+        async () => {
+          await daemons.at(-1)?.child.end();
+          live = startFlanneld(net.lab, first, { ...net, subnetFile });
+          await live.ready();
+        },
+        5_000,
+      );
+      expect(back.flow.intact).toBe(true);
+      expect(back.lostPings).toBeLessThan(150);
+      expect(await leaseOf(net, first)).toEqual(before);
+      expect(live.child.errorTail()).not.toContain("incompatible configuration");
+      const route = await runProgram(["ip", "-n", first.namespace, "route", "show", "dev", "flannel.1"]);
+      expect(route.trim()).toBe(`${firstAddress(peerSubnet)}/24 via ${firstAddress(peerSubnet)} onlink`);
+      process.stdout.write(
+        `${engine}: pings of 10 ms lost: ${there.lostPings} from flanneld to ours, ${back.lostPings} back\n`,
+      );
+    },
+  );
+
+  test.each(engines)("%s: after keep, and after cleanup, flanneld starts cleanly", async (engine) => {
+    const { net, first, second } = await openPair();
+    const peer = startFlanneld(net.lab, second, net);
+    await peer.ready();
+    const target = firstAddress((await leaseOf(net, second)).subnet);
+    for (const cleanup of [false, true]) {
+      const daemon = net.startDaemon(first, { engine, host: "ip_masq = true" });
+      const own = vtepAddress(await daemon.ready(1));
+      await reachable(first, own, target);
+      await daemon.child.end();
+      if (cleanup) {
+        expect((await net.run(daemon, "cleanup")).output).toContain("- link flannel.1");
+        const links = await runProgram(["ip", "-n", first.namespace, "-o", "link"]);
+        expect(links).not.toContain("flannel");
+        const rules = ["iptables-nft-save", "iptables-legacy-save"].map((tool) =>
+          runProgram(["ip", "netns", "exec", first.namespace, tool]),
+        );
+        expect((await Promise.all(rules)).join("")).not.toMatch(/flannel/i);
+      }
+      const stock = startFlanneld(net.lab, first, net, ["-ip-masq"]);
+      await stock.ready();
+      expect(firstAddress((await leaseOf(net, first)).subnet)).toBe(own);
+      await reachable(first, own, target);
+      await reachable(second, target, own);
+      await stock.child.end();
+    }
+  });
+
+  /** The bridge that pods would be on. */
+  async function podAddress(host: LabHost, subnet: string): Promise<string> {
+    const address = firstAddress(subnet).replace(/\.0$/, ".1");
+    const ip = (words: string) => runProgram(["ip", "-n", host.namespace, ...words.split(" ")]);
+    if ((await tryProgram(["ip", "-n", host.namespace, "link", "show", "cni0"])).code !== 0) {
+      await ip("link add cni0 type bridge");
+      await ip(`address add ${address}/24 dev cni0`);
+      await ip("link set cni0 up");
+    }
+    return address;
+  }
+});

@@ -1,0 +1,34 @@
+/**
+ * Runs the suites that need a program we don't ship, each where the environment names its program. Exits non-zero
+ * when a suite failed, or when no program is named: nothing would have been tried.
+ */
+import { join } from "node:path";
+
+interface Suite {
+  readonly file: string;
+  /** The environment variable that names the program. */
+  readonly variable: string;
+  readonly needs: string;
+}
+
+const suites: readonly Suite[] = [
+  {
+    file: "flanneld.test.ts",
+    variable: "FLANNELD_BIN",
+    needs: "a flanneld with etcd v3 (0.18 or later), such as the one of a release's tarball",
+  },
+];
+
+const named = suites.filter(({ variable }) => (process.env[variable] ?? "") !== "");
+for (const { file, variable, needs } of suites.filter((suite) => !named.includes(suite)))
+  process.stderr.write(`left out: ${file}: ${variable} must name ${needs}\n`);
+if (named.length === 0) {
+  process.stderr.write(`no program is named: make interop ${suites[0]?.variable}=/path/to/it\n`);
+  process.exitCode = 1;
+} else {
+  const files = named.map(({ file }) => join(import.meta.dir, file));
+  const child = Bun.spawn([process.execPath, "test", "--timeout", "120000", ...files], {
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  process.exitCode = await child.exited;
+}
