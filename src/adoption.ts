@@ -69,7 +69,7 @@ export function flanneldRuns(pid: number | undefined, holds: readonly string[]):
     { pid },
     {
       remedy:
-        "Stop it first, then start again: what it leaves is taken over. One of another network needs an etcd prefix and a subnet file of its own",
+        "Stop it first, then try again: a start takes over what it leaves. One of another network needs an etcd prefix and a subnet file of its own",
     },
   );
 }

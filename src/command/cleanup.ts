@@ -48,15 +48,14 @@ export async function cleanup(config: Config, { json }: { json: boolean }): Prom
     clock: systemClock,
   });
   using claims = new DisposableStack();
-  // A daemon with another run directory would only make it all again.
   const devices = linksIn(await reconciler.preview(emptyPlan));
+  // One that was started after us uses what we left: the device, subnet.env, the rules in iptables.
   const [rival] = findRivals(config);
-  // One that was started after us uses the device that we marked.
-  if (rival !== undefined && devices.length > 0)
-    throw flanneldRuns(
-      rival.pid,
-      devices.map((device) => `device ${device}`),
-    );
+  if (rival !== undefined) {
+    const held = devices.map((device) => `device ${device}`);
+    throw flanneldRuns(rival.pid, held);
+  }
+  // A daemon with another run directory would only make it all again.
   for (const device of devices) {
     claims.use(claimDevice(addon, device, silentLog));
   }

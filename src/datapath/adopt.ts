@@ -1,4 +1,4 @@
-import type { KernelAddress, KernelLink, KernelRoute } from "../native/ports.ts";
+import type { KernelAddress, KernelLink, KernelRoute, RouteSpec } from "../native/ports.ts";
 import { tryParseIpAddress } from "../net/address.ts";
 import { type Mac, parseMac } from "../net/mac.ts";
 import type { Prefix } from "../net/prefix.ts";
@@ -52,6 +52,20 @@ export function isFlannelRoute(route: KernelRoute, to: Prefix, { networks }: Ado
     route.metric === (to.family === 6 ? 1024 : 0) &&
     tryParseIpAddress(route.via)?.equals(to.address) === true &&
     networks.some((network) => network.contains(to))
+  );
+}
+
+/**
+ * Whether the route is the wanted one already, in all but our mark: what a flanneld made that has no device of its
+ * own for it (host-gw, DirectRouting). Only wanted ones are known, for these routes look like anybody's. Pure.
+ */
+export function isSameRoute(route: KernelRoute, wanted: RouteSpec): boolean {
+  return (
+    route.protocol === flannelRouteProtocol &&
+    route.type === "unicast" &&
+    !route.multipath &&
+    route.linkIndex === wanted.linkIndex &&
+    route.via === wanted.via
   );
 }
 

@@ -3,7 +3,7 @@ import type { Kernel, KernelLink, KernelRoute, RouteSpec } from "../native/ports
 import { parseIpAddress, tryParseIpAddress } from "../net/address.ts";
 import type { Mac } from "../net/mac.ts";
 import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
-import { type Adoption, adoptableLinks, isFlannelRoute } from "./adopt.ts";
+import { type Adoption, adoptableLinks, isFlannelRoute, isSameRoute } from "./adopt.ts";
 
 import {
   emptyPlan,
@@ -168,7 +168,7 @@ export async function applyKernelStep(
         return kernel.deleteRoute(unmarked === undefined ? spec : { ...spec, protocol: unmarked.protocol });
       }
       const foreign = state.foreignRoutes.get(spec.to);
-      if (foreign !== undefined) {
+      if (foreign !== undefined && !(scope.adopt !== undefined && isSameRoute(foreign, spec))) {
         throw new FlannelError(
           "reconcile/foreign",
           `a route to ${spec.to} that is not ours is in the way`,

@@ -199,6 +199,36 @@ describe.skipIf(refused !== undefined)("adoption", () => {
     expect(await ip("-d", "link", "show", "flannel.1")).toContain("vxlan id 1");
   }, 60_000);
 
+  test.each(engines)(
+    "%s: flannel's second device, for IPv6, goes; ours carries both families",
+    async (engine) => {
+      const pair = await stockPair();
+      const { net, own, peer, ip } = pair;
+      const config =
+        '{"Network":"10.99.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:99::/48","Backend":{"Type":"vxlan"}}';
+      await net.etcd("put", "/coreos.com/network/config", config);
+      for (const node of [own, peer]) {
+        const { key, value } = stockLease(node);
+        await net.etcd("del", key);
+        await net.etcd("put", `${key}&fd00:99:0:${node.subnet}::-64`, value);
+      }
+      const device = "type vxlan id 1 local fe80::1 dev eth0 dstport 8472 nolearning".split(" ");
+      await ip("link", "add", "flannel-v6.1", ...device);
+      await ip("-6", "address", "add", "fd00:99:0:11::/128", "dev", "flannel-v6.1");
+      await ip("link", "set", "flannel-v6.1", "up");
+      const route = ["fd00:99:0:12::/64", "via", "fd00:99:0:12::", "dev", "flannel-v6.1", "onlink"];
+      await ip("-6", "route", "add", ...route);
+      const daemon = net.startDaemon(own.host, { engine });
+      await daemon.ready(1);
+      expect(await ip("-o", "link")).not.toContain("flannel-v6.1");
+      expect(await ip("-6", "route", "show", "fd00:99:0:12::/64")).toMatch(
+        /via fd00:99:0:12:: dev flannel\.1 proto 241 .*onlink/,
+      );
+      expect(await ip("-6", "address", "show", "dev", "flannel.1")).toContain("fd00:99:0:11::/128");
+    },
+    60_000,
+  );
+
   test("userspace: where it cannot start, the device stays or comes back as it was", async () => {
     const pair = await stockPair();
     const { net, own, ends, ip } = pair;
@@ -283,6 +313,13 @@ describe.skipIf(refused !== undefined)("adoption", () => {
     expect(cleaned.code).toBe(1);
     expect(cleaned.errors).toContain(`flanneld (pid ${later.pid}) runs on this host`);
     expect(await ip("link", "show", "flannel.1")).toContain(`alias ${mark}`);
+
+    // So too without that device: the same subnet.env and the same rules are its own now.
+    await ip("link", "delete", "flannel.1");
+    expect((await net.run(daemon, "cleanup")).code).toBe(1);
+    expect(existsSync(daemon.subnetFile)).toBe(true);
+    await later.end();
+    expect((await net.run(daemon, "cleanup")).output).toContain(`- file ${daemon.subnetFile}`);
   }, 60_000);
 
   test("a TUN of flannel's udp backend that somebody reads is a live flanneld; a forgotten one goes", async () => {

@@ -5,6 +5,7 @@ import {
   adoptableMac,
   findHeldTun,
   isFlannelRoute,
+  isSameRoute,
 } from "../../../src/datapath/adopt.ts";
 import type { KernelAddress, KernelLink, KernelRoute } from "../../../src/native/ports.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
@@ -94,18 +95,33 @@ test("adopt: the MAC that peers know is that of the adoptable device", () => {
   expect(adoptableMac(adoption, "flannel.1", [link({ alias: "somebody's" })], [])).toBeUndefined();
 });
 
+const route: KernelRoute = {
+  to: "10.42.9.0/24",
+  via: "10.42.9.0",
+  linkIndex: 7,
+  onLink: true,
+  source: "",
+  protocol: 3,
+  metric: 0,
+  multipath: false,
+  type: "unicast",
+};
+
+test("adopt: without a device of flannel's, only the very route that is wanted is its", () => {
+  const wanted = { to: route.to, via: "192.0.2.9", linkIndex: 2, onLink: false, protocol: 241 };
+  const same = { ...route, via: "192.0.2.9", linkIndex: 2, onLink: false };
+  expect(isSameRoute(same, wanted)).toBe(true);
+  for (const changes of [
+    { via: "192.0.2.8" },
+    { linkIndex: 3 },
+    { protocol: 4 },
+    { type: "blackhole" },
+    { multipath: true },
+  ])
+    expect([changes, isSameRoute({ ...same, ...changes }, wanted)]).toEqual([changes, false]);
+});
+
 test("adopt: flannel's routes are known by protocol, gateway, network and metric", () => {
-  const route: KernelRoute = {
-    to: "10.42.9.0/24",
-    via: "10.42.9.0",
-    linkIndex: 7,
-    onLink: true,
-    source: "",
-    protocol: 3,
-    metric: 0,
-    multipath: false,
-    type: "unicast",
-  };
   const isFlannels = (changes: Partial<KernelRoute> = {}) => {
     const one = { ...route, ...changes };
     return isFlannelRoute(one, parsePrefix(one.to), adoption);
