@@ -1,4 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import type { StatusReport } from "../../src/status/report.ts";
 import { openTestOverlay, ping, type TestOverlay, vtepAddress } from "../support/overlay.ts";
 import { bootSystemd, installedBinary, type SystemdHost, systemdRefused } from "../support/systemd.ts";
@@ -8,6 +10,7 @@ if (refused !== undefined) console.warn(`no tests of the units: ${refused}`);
 
 const service = "flannel-lite.service";
 const units = "/etc/systemd/system";
+const deploy = join(import.meta.dir, "../../deploy/systemd");
 
 describe.skipIf(refused !== undefined)("units", () => {
   let overlay: TestOverlay;
@@ -166,5 +169,36 @@ engine = "${engines[at]}"
       ActiveState: "inactive",
     });
     expect((await host.run(["find", units, "-name", "*flannel*"])).trim()).toBe("");
+  });
+
+  test("install systemd -now: it runs, is enabled, and is flanneld.service too", async () => {
+    const host = hosts[1] as SystemdHost;
+    await host.run([installedBinary, "install", "systemd", "-flanneld-alias", "-docker", "-now"]);
+    for (const name of [service, "flanneld.service"])
+      expect(await host.show(name, "Id", "ActiveState", "UnitFileState")).toEqual({
+        Id: service,
+        ActiveState: "active",
+        UnitFileState: "enabled",
+      });
+  });
+
+  test("units: the drop-in for Docker starts us before it and gives it our subnet", async () => {
+    const host = hosts[1] as SystemdHost;
+    await host.systemctl("stop", service);
+    await host.run(["rm", "/run/flannel/docker"]);
+    // Docker itself is not needed to see what it would be started with.
+    host.write("/usr/bin/dockerd", '#!/bin/sh\necho "$@" > /run/dockerd-arguments\nexec sleep 1000\n', 0o755);
+    const dropIn = readFileSync(join(deploy, "docker.service.d/flannel-lite.conf"), "utf8");
+    await host.install({
+      "docker.service": "[Service]\nExecStart=/bin/false\n",
+      "docker.service.d/flannel-lite.conf": dropIn,
+    });
+    await host.systemctl("start", "docker.service");
+    let given = "";
+    for (const deadline = Date.now() + 10_000; given === "" && Date.now() < deadline; await Bun.sleep(20))
+      given = (await host.tryRun(["cat", "/run/dockerd-arguments"])).output;
+    expect(given).toBe(
+      `-H fd:// --containerd=/run/containerd/containerd.sock --bip=${subnetOf(host)} --ip-masq=false --mtu=1450\n`,
+    );
   });
 });

@@ -80,6 +80,11 @@ name=$1 directory=$2
 shift 2
 mkdir "$directory/cgroup"
 mount -t cgroup2 cgroup2 "$directory/cgroup"
+# What a killed run left is empty: its processes ended with its lab.
+for stale in "$directory"/cgroup/fl-*-*-*; do
+  run=${stale%-*}
+  [ -d "/proc/${run##*-}" ] || find "$stale" -depth -type d -exec rmdir {} + 2> /dev/null || :
+done
 cgroup=$directory/cgroup/$name
 mkdir "$cgroup"
 
