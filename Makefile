@@ -60,6 +60,14 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,python3,python3-minimal)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
 
+.PHONY: profile
+profile: $(BINARY) ## where the time goes in the userspace engine, by perf (docs/performance/profile.md)
+	@$(call need,perf,linux-perf)
+	@$(call need,ip,iproute2)
+	@$(call need,ethtool,ethtool)
+	@$(call need,iperf3,iperf3)
+	@$(SUDO) env "PATH=$$PATH" $(BUN) test/profile/packets.ts
+
 .PHONY: soak
 soak: $(BINARY) $(ETCD) ## traffic, churn and faults for SOAK_MINUTES (30); nothing may leak, stall or break
 	@$(call need,ping,iputils-ping)

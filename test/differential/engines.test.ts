@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { type DropReason, dropReasons } from "../../src/datapath/dgram/drop.ts";
 import { isHeaderIntact, setHeaderChecksum } from "../../src/datapath/dgram/checksum.ts";
-import { parseIp, protocolTcp, protocolUdp, viewOf } from "../../src/datapath/dgram/ip.ts";
-import { fitToMtu } from "../../src/datapath/dgram/segment.ts";
+import { type IpPacket, parseIp, protocolTcp, protocolUdp, viewOf } from "../../src/datapath/dgram/ip.ts";
+import { cutSuperPacket, fitToMtu } from "../../src/datapath/dgram/segment.ts";
 import { isWithin, readTable, type Table } from "../../src/datapath/dgram/table.ts";
 import { decapsulate, encapsulate } from "../../src/datapath/dgram/tunnel.ts";
 import type { ForwardingPeer, ForwardingTable } from "../../src/native/ports.ts";
@@ -334,17 +334,35 @@ function referenceInbound(spec: ForwardingTable, items: readonly TunnelBuffer[])
   const flows = new Map<string, string[]>();
   const drops: Record<string, number> = {};
   for (const { source, tos, segment, payload } of items) {
-    for (const datagram of datagramsOf(payload, segment)) {
+    const joined = isJoinedInside(payload, segment);
+    for (const datagram of joined ? [payload] : datagramsOf(payload, segment)) {
       const verdict = decapsulate(datagram, { source: parseIpAddress(source), tos }, table);
       if ("drop" in verdict) {
         drops[verdict.drop] = (drops[verdict.drop] ?? 0) + 1;
         continue;
       }
-      for (const piece of fitToMtu(verdict.packet, verdict.wasUnfinished, mtuBytes))
-        add(flows, flowOf(piece), hex(comparable(piece)));
+      const { packet, wasUnfinished } = verdict;
+      const pieces = joined
+        ? cutInside(packet, wasUnfinished, segment)
+        : fitToMtu(packet, wasUnfinished, mtuBytes);
+      for (const piece of pieces) add(flows, flowOf(piece), hex(comparable(piece)));
     }
   }
   return outcome(flows, drops);
+}
+
+/** Whether it is one VXLAN packet around joined UDP datagrams: the kernel then tells the size of the inner ones. */
+function isJoinedInside(payload: Uint8Array, segment: number): boolean {
+  if (segment === 0 || segment >= payload.length || ((payload[0] ?? 0) & 8) === 0) return false;
+  const ip = parseIp(payload.subarray(22));
+  return !("drop" in ip) && ip.protocol === protocolUdp && 22 + ip.bytes.length === payload.length;
+}
+
+/** What has a finished checksum has crossed a wire as the one datagram it is. */
+function cutInside(packet: IpPacket, wasUnfinished: boolean, payloadBytes: number): Uint8Array[] {
+  const { protocol, headerBytes, bytes, isFragment } = packet;
+  if (!wasUnfinished || isFragment || !isHeaderIntact(packet)) return [bytes];
+  return cutSuperPacket(packet, { protocol, transport: headerBytes, payloadBytes }) ?? [bytes];
 }
 
 function datagramsOf(payload: Uint8Array, segment: number): Uint8Array[] {
@@ -353,13 +371,14 @@ function datagramsOf(payload: Uint8Array, segment: number): Uint8Array[] {
 }
 
 /**
- * A TCP packet of a joined super-packet is numbered anew when it is cut. With DF set nothing looks at the number
+ * A packet of a joined super-packet is numbered anew when it is cut. With DF set nothing looks at the number
  * (RFC 6864 §4), so it is left out of the comparison.
  */
 function comparable(packet: Uint8Array): Uint8Array {
   const ip = parsed(packet);
   const dontFragment = ((packet[6] ?? 0) & 0x40) !== 0;
-  if (ip.family === 6 || ip.protocol !== protocolTcp || !dontFragment || !isHeaderIntact(ip)) return packet;
+  const isJoined = ip.protocol === protocolTcp || ip.protocol === protocolUdp;
+  if (ip.family === 6 || !isJoined || !dontFragment || !isHeaderIntact(ip)) return packet;
   const copy = Uint8Array.from(packet);
   viewOf(copy).setUint16(4, 0);
   setHeaderChecksum(copy, ip.headerBytes);
@@ -369,7 +388,8 @@ function comparable(packet: Uint8Array): Uint8Array {
 function inboundItems(random: Random, table: Table): TunnelBuffer[] {
   const streams: TunnelBuffer[][] = [];
   for (let count = 0; count < packetsPerBatch;) {
-    const stream = random.below(4) === 0 ? tcpStream(random, table) : [singleDatagram(random, table)];
+    const isStream = random.below(4) === 0;
+    const stream = isStream ? packetStream(random, table) : [singleDatagram(random, table)];
     streams.push(stream);
     count += stream.length;
   }
@@ -423,7 +443,7 @@ function singleDatagram(random: Random, table: Table): TunnelBuffer {
   let payload: Uint8Array = wrap(packet, table);
   if (kind <= 3) payload = mutateFrame(random, payload);
   if (kind === 4) payload = mutate(random, payload);
-  const segment = kind === 5 ? 60 + random.below(1_500) : 0;
+  const segment = kind === 5 || kind === 0 ? 60 + random.below(1_500) : 0;
   return { source, tos, segment, payload };
 }
 
@@ -446,10 +466,11 @@ function mutateFrame(random: Random, payload: Uint8Array): Uint8Array {
   return frame;
 }
 
-/** Segments of one TCP connection, with what ends the joining of them now and then; also joined by UDP GRO. */
-function tcpStream(random: Random, table: Table): TunnelBuffer[] {
+/** Packets of one TCP connection or UDP flow, with what ends the joining of them now and then; also joined by UDP GRO. */
+function packetStream(random: Random, table: Table): TunnelBuffer[] {
   const { source, addresses } = someSender(random, table);
   const family = random.pick<4 | 6>([4, 6]);
+  const isTcp = random.below(2) === 0;
   const ends = { source: addresses.source(family), destination: addresses.destination(family) };
   const ports = [3_000 + random.below(2), 443] as const;
   const size = 1 + random.below(1_350);
@@ -468,14 +489,14 @@ function tcpStream(random: Random, table: Table): TunnelBuffer[] {
     const flags = odd === 3 ? random.below(256) : odd === 4 ? 0x18 : 0x10;
     if (numbering === "rising") identification = (identification + 1) & 0xffff;
     if (numbering === "random") identification = random.below(65_536);
-    const body = tcpSegment(
-      { ports, sequence, flags, options, window: odd === 5 ? 1 : 512 },
-      randomBytes(random, length),
-    );
+    const payload = randomBytes(random, length);
+    const body = isTcp
+      ? tcpSegment({ ports, sequence, flags, options, window: odd === 5 ? 1 : 512 }, payload)
+      : udpDatagram(ports, payload);
     const packet = ipPacket(
       {
         ...ends,
-        protocol: protocolTcp,
+        protocol: isTcp ? protocolTcp : protocolUdp,
         identification,
         fragment: odd === 6 ? fragment ^ 0x4000 : fragment,
         trafficClass: odd === 7 ? random.below(256) : trafficClass,
@@ -483,7 +504,8 @@ function tcpStream(random: Random, table: Table): TunnelBuffer[] {
       },
       body,
     );
-    setChecksum(packet, odd === 9 ? random.pick<ChecksumChoice>(["right", "unfinished", "wrong"]) : state);
+    const oddStates: ChecksumChoice[] = ["right", "unfinished", "wrong", isTcp ? "wrong" : "absent"];
+    setChecksum(packet, odd === 9 ? random.pick(oddStates as [ChecksumChoice]) : state);
     if (odd === 10 && family === 4) packet[10] = (packet[10] ?? 0) ^ 1;
     packets.push(packet);
     sequence = (sequence + length) >>> 0;

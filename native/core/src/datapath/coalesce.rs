@@ -1,13 +1,15 @@
-//! Joins TCP segments that follow each other into super-packets, within one batch (what the kernel calls GRO).
+//! Joins TCP segments that follow each other, and UDP datagrams of one size, into super-packets, within one batch (what
+//! the kernel calls GRO).
 use std::array;
+use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use super::transport::{self, FlowKey};
+use super::transport::{self, FlowKey, UDP_HEADER_LEN};
 use super::writer::Writer;
 use crate::port::{PacketPort, Span};
 use crate::wire::ip::{self, IpHeader};
 use crate::wire::virtio::{self, VnetHeader};
-use crate::wire::{TCP, checksum, get_u32, put_u16};
+use crate::wire::{TCP, UDP, checksum, get_u16, get_u32, put_u16};
 
 /// Flows that grow at the same time; one more sends the oldest off.
 const FLOWS: usize = 8;
@@ -17,8 +19,6 @@ const MAX_SEGMENTS: usize = 128;
 const MAX_PACKET_BYTES: usize = 65_535;
 /// IPv6 40 and TCP 60 bytes.
 const MAX_HEADERS_LEN: usize = 100;
-/// Offset of the checksum in a TCP header.
-const TCP_CHECKSUM: usize = 16;
 
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
@@ -26,7 +26,7 @@ const PSH: u8 = 0x08;
 /// Super-packets in the making, oldest first. Refers to the batch's arena by number: flush before that is refilled.
 #[derive(Debug, Default)]
 pub struct Coalescer {
-    flows: Vec<Flow>,
+    flows: VecDeque<Flow>,
     /// Emptied lists, kept for their allocation.
     spare: Vec<Vec<Span>>,
 }
@@ -42,12 +42,13 @@ struct Flow {
     unfinished: bool,
     /// Payload bytes of every segment but the last.
     size: usize,
+    /// Of TCP; 0 where there is none.
     next_sequence: u32,
     payload_bytes: usize,
     payloads: Vec<Span>,
 }
 
-/// A TCP segment that may be joined to others.
+/// A TCP segment or UDP datagram that may be joined to others.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
     key: FlowKey,
@@ -56,40 +57,73 @@ pub struct Segment {
     headers_len: usize,
     unfinished: bool,
     sequence: u32,
+    next_sequence: u32,
     pushed: bool,
     payload: Span,
 }
 
 impl Segment {
     /// The segment in `packet` of `arena`, whose transport checksum is right or (`unfinished`) to be completed.
-    /// None for whatever must be passed alone: other flags, no payload, fragments, IPv4 options.
+    /// None for whatever must be passed alone: other flags, no payload, fragments, IPv4 options, UDP without checksum.
     pub fn of(arena: &[u8], packet: Span, ip: &IpHeader, unfinished: bool) -> Option<Self> {
         let bytes = packet.of(arena);
-        let plain = ip.protocol == TCP && !ip.fragment && (!ip.is_v4() || ip.header_len == 20);
+        let plain = !ip.fragment && (!ip.is_v4() || ip.header_len == 20);
         if !plain || !ip::header_is_intact(bytes, ip) {
             return None;
         }
-        let headers_len = ip.header_len + transport::tcp_header_len(bytes, ip.header_len)?;
-        let payload_len = ip
-            .total_len
-            .checked_sub(headers_len)
-            .filter(|len| *len > 0)?;
-        let flags = *bytes.get(ip.header_len + 13)?;
-        if flags & !PSH != ACK {
-            return None;
-        }
-        Some(Self {
+        let transport = match ip.protocol {
+            TCP => Transport::tcp(bytes, ip)?,
+            UDP => Transport::udp(bytes, ip)?,
+            _ => return None,
+        };
+        let headers_len = ip.header_len + transport.header_len;
+        let len = ip.total_len.checked_sub(headers_len)?;
+        let advance = if ip.protocol == TCP { len as u32 } else { 0 };
+        (len > 0).then(|| Self {
             key: FlowKey::of(bytes, ip),
             ip: *ip,
             packet,
             headers_len,
             unfinished,
-            sequence: get_u32(bytes, ip.header_len + 4)?,
-            pushed: flags & PSH != 0,
+            sequence: transport.sequence,
+            next_sequence: transport.sequence.wrapping_add(advance),
+            pushed: transport.pushed,
             payload: Span {
                 start: packet.start + headers_len,
-                len: payload_len,
+                len,
             },
+        })
+    }
+}
+
+/// What joining needs to know of a transport header.
+struct Transport {
+    header_len: usize,
+    sequence: u32,
+    pushed: bool,
+}
+
+impl Transport {
+    fn tcp(packet: &[u8], ip: &IpHeader) -> Option<Self> {
+        let flags = *packet.get(ip.header_len + 13)?;
+        if flags & !PSH != ACK {
+            return None;
+        }
+        Some(Self {
+            header_len: transport::tcp_header_len(packet, ip.header_len)?,
+            sequence: get_u32(packet, ip.header_len + 4)?,
+            pushed: flags & PSH != 0,
+        })
+    }
+
+    fn udp(packet: &[u8], ip: &IpHeader) -> Option<Self> {
+        let length = get_u16(packet, ip.header_len + 4)?;
+        let checksum = get_u16(packet, ip.header_len + 6)?;
+        let whole = usize::from(length) == ip.transport_len() && checksum != 0;
+        whole.then_some(Self {
+            header_len: UDP_HEADER_LEN,
+            sequence: 0,
+            pushed: false,
         })
     }
 }
@@ -127,18 +161,20 @@ impl Flow {
     fn append(&mut self, segment: &Segment) {
         self.payloads.push(segment.payload);
         self.payload_bytes += segment.payload.len;
-        self.next_sequence = segment.sequence.wrapping_add(segment.payload.len as u32);
+        self.next_sequence = segment.next_sequence;
     }
 
     fn write(&self, arena: &[u8], pushed: bool, out: &Writer<'_, impl PacketPort>) {
         let at = self.ip.header_len;
+        let protocol = self.ip.protocol;
+        let checksum_offset = transport::checksum_offset(protocol).unwrap_or(0);
         let mut vnet = VnetHeader {
             flags: virtio::NEEDS_CHECKSUM,
             gso_type: virtio::GSO_NONE,
             header_len: self.headers_len as u16,
             gso_size: 0,
             checksum_start: at as u16,
-            checksum_offset: TCP_CHECKSUM as u16,
+            checksum_offset: checksum_offset as u16,
         };
         if self.payloads.len() < 2 {
             let vnet = if self.unfinished {
@@ -148,10 +184,10 @@ impl Flow {
             };
             return out.write_whole(&vnet, self.first.of(arena));
         }
-        vnet.gso_type = if self.ip.is_v4() {
-            virtio::GSO_TCP4
-        } else {
-            virtio::GSO_TCP6
+        vnet.gso_type = match (protocol, self.ip.is_v4()) {
+            (UDP, _) => virtio::GSO_UDP,
+            (_, true) => virtio::GSO_TCP4,
+            (_, false) => virtio::GSO_TCP6,
         };
         vnet.gso_size = self.size as u16;
         let mut scratch = [0; MAX_HEADERS_LEN];
@@ -161,12 +197,14 @@ impl Flow {
         let headers = scratch.get_mut(..self.headers_len).unwrap_or_default();
         let total = self.headers_len + self.payload_bytes;
         ip::set_length(headers, &self.ip, total, None);
-        if let Some(flags) = headers.get_mut(at + 13).filter(|_| pushed) {
+        if protocol == UDP {
+            put_u16(headers, at + 4, (total - at) as u16);
+        } else if let Some(flags) = headers.get_mut(at + 13).filter(|_| pushed) {
             *flags |= PSH;
         }
         let (source, destination) = (self.ip.source, self.ip.destination);
-        let pseudo = checksum::pseudo_header(source, destination, TCP, total - at);
-        put_u16(headers, at + TCP_CHECKSUM, pseudo);
+        let pseudo = checksum::pseudo_header(source, destination, protocol, total - at);
+        put_u16(headers, at + checksum_offset, pseudo);
         let vnet = vnet.encode();
         let mut parts: [IoSlice<'_>; MAX_SEGMENTS + 2] = array::from_fn(|_| IoSlice::new(&[]));
         let bodies = self.payloads.iter().map(|payload| payload.of(arena));
@@ -198,7 +236,7 @@ impl Coalescer {
                 } else if self.flows.len() >= FLOWS {
                     self.finish(0, arena, false, out);
                 }
-                self.flows.push(Flow {
+                self.flows.push_back(Flow {
                     key: segment.key,
                     ip: segment.ip,
                     first: segment.packet,
@@ -243,10 +281,9 @@ impl Coalescer {
         pushed: bool,
         out: &Writer<'_, impl PacketPort>,
     ) {
-        if index >= self.flows.len() {
+        let Some(mut flow) = self.flows.remove(index) else {
             return;
-        }
-        let mut flow = self.flows.remove(index);
+        };
         flow.write(arena, pushed, out);
         flow.payloads.clear();
         self.spare.push(flow.payloads);
@@ -265,12 +302,12 @@ fn same_headers(one: &[u8], other: &[u8], ip: &IpHeader, headers_len: usize) -> 
         same(0, 4) && same(6, 40)
     };
     let at = ip.header_len;
-    // Ports; acknowledgement and header length; window; urgent pointer and options. The flags were compared before.
+    // Ports; of TCP also acknowledgement and header length, window, urgent pointer and options. The flags were compared
+    // before.
     network
         && same(at, at + 4)
-        && same(at + 8, at + 13)
-        && same(at + 14, at + 16)
-        && same(at + 18, headers_len)
+        && (ip.protocol == UDP
+            || same(at + 8, at + 13) && same(at + 14, at + 16) && same(at + 18, headers_len))
 }
 
 #[cfg(test)]
@@ -422,6 +459,65 @@ mod tests {
                 assert_eq!(flow(wanted, &after), flow(wanted, &packets));
             }
         }
+    }
+
+    #[test]
+    fn datagrams_of_one_size_become_one_super_packet_and_a_shorter_one_ends_it() {
+        for v6 in [false, true] {
+            let packets: Vec<_> = [300, 300, 300, 120, 300]
+                .map(|len| {
+                    if v6 {
+                        testing::udp6(len)
+                    } else {
+                        testing::udp4(len)
+                    }
+                })
+                .into();
+            // The identifications of a sender that counts: they must be those that cutting makes.
+            let packets: Vec<_> = packets
+                .into_iter()
+                .zip(7..)
+                .map(|(mut packet, identification)| {
+                    if !v6 {
+                        put_u16(&mut packet, 4, identification);
+                        testing::complete(&mut packet);
+                    }
+                    packet
+                })
+                .collect();
+            let written = coalesce(&packets);
+            assert_eq!(written.len(), 2);
+            assert_eq!(
+                (written[0].0.gso_type, written[0].0.gso_size),
+                (virtio::GSO_UDP, 300)
+            );
+            assert_eq!(cut(&written), packets);
+        }
+    }
+
+    #[test]
+    fn datagrams_without_checksum_of_other_ports_or_longer_than_the_first_are_not_joined() {
+        let count = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut packets = vec![testing::udp4(100), testing::udp4(100)];
+            packets.iter_mut().for_each(|packet| packet[6] = 0x40);
+            change(&mut packets[1]);
+            testing::complete(&mut packets[0]);
+            testing::complete(&mut packets[1]);
+            coalesce(&packets).len()
+        };
+        assert_eq!(count(&|_| ()), 1);
+        assert_eq!(count(&|packet| packet[21] ^= 1), 2);
+        assert_eq!(count(&|packet| packet[8] -= 1), 2);
+        assert_eq!(
+            count(&|packet| {
+                *packet = testing::udp4(101);
+                packet[6] = 0x40;
+            }),
+            2
+        );
+        let mut unchecked = testing::udp4(100);
+        put_u16(&mut unchecked, 26, 0);
+        assert_eq!(coalesce(&[unchecked.clone(), unchecked]).len(), 2);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::forward::table::{Sender, Table};
 use crate::port::{DatagramPort, INBOX_BYTES, INBOX_SLOTS, PacketPort, Received, Span, Wake};
 use crate::wire::ip::{self, IpHeader};
 use crate::wire::virtio::{self, VnetHeader};
-use crate::wire::{TCP, checksum, put_u16, vxlan};
+use crate::wire::{TCP, UDP, checksum, put_u16, vxlan};
 
 /// Slots offered when little came last time, and when messages are long: those fill the cache.
 const FEW_SLOTS: usize = 8;
@@ -145,7 +145,8 @@ fn joined_inside(message: &Received, arena: &[u8]) -> Option<usize> {
     }
     let (_, packet) = vxlan::decode(message.span.of(arena)).ok()?;
     let ip = ip::parse(packet).ok()?;
-    (vxlan::HEADER_LEN + ip.total_len == message.span.len).then_some(message.segment)
+    let is_whole = ip.protocol == UDP && vxlan::HEADER_LEN + ip.total_len == message.span.len;
+    is_whole.then_some(message.segment)
 }
 
 /// The datagrams that the kernel had joined; `whole` says that it had not.
@@ -220,14 +221,14 @@ fn deliver(
     let state = transport::verify(packet.of(arena), ip, long);
     let sound = matches!(state, Checksum::Valid | Checksum::Unfinished);
     let unfinished = state == Checksum::Unfinished;
-    if sound && !long {
+    if sound && !long && (ip.protocol == TCP || shared.tun_uso) {
         if let Some(segment) = Segment::of(arena, packet, ip, unfinished) {
             return coalescer.join(arena, &segment, out);
         }
     }
     if ip.fragment {
         coalescer.flush(arena, out); // It has no ports, so any flow may be its own.
-    } else if ip.protocol == TCP {
+    } else if ip.protocol == TCP || ip.protocol == UDP {
         coalescer.flush_flow(&FlowKey::of(packet.of(arena), ip), arena, out);
     }
     // A finished UDP datagram has crossed a wire as what it is.
@@ -294,11 +295,9 @@ fn segmentable(
     };
     let headers_len = at + transport_len;
     let payload = ip.total_len.checked_sub(headers_len)?;
-    let size = match joined {
-        Some(size) if ip.protocol != TCP => Some(size),
-        _ => mtu_bytes.checked_sub(headers_len),
-    };
-    let size = size.filter(|size| (1..payload).contains(size))?;
+    let size = joined
+        .or_else(|| mtu_bytes.checked_sub(headers_len))
+        .filter(|size| (1..payload).contains(size))?;
     let mut vnet = to_be_finished(ip);
     vnet.gso_size = size.min(usize::from(u16::MAX)) as u16;
     vnet.header_len = headers_len as u16;
