@@ -2,7 +2,6 @@ import { adoptionOf, findRivals, readAdoptableMac } from "../adoption.ts";
 import { systemClock } from "../base/clock.ts";
 import { FlannelError } from "../base/error.ts";
 import { silentLog } from "../base/log.ts";
-import type { EngineName } from "../backend/backend.ts";
 import { parseNetworkConfig } from "../config/network.ts";
 import type { Config } from "../config/schema.ts";
 import { openReconciler } from "../datapath/reconcile.ts";
@@ -15,7 +14,7 @@ import { createLeaseTable } from "../lease/table.ts";
 import { openAddon } from "../native/addon.ts";
 import { decideOverlay, firewallOptions, ownerMark } from "../overlay.ts";
 import { itemText, stepText } from "../plan/text.ts";
-import { planItems } from "../plan/plan.ts";
+import { planItems, type Step } from "../plan/plan.ts";
 import { openStore } from "../store/open.ts";
 
 /**
@@ -78,17 +77,17 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
     ...firewall.lines.map((line) => line.replace(/^. /, "$&firewall ")),
     ...wanted.refused.map(({ lease, reason }) => `# not used: ${leaseKey(lease.subnets)}: ${reason}`),
     ...(firewall.trouble === null ? [] : [`# firewall rules could not be set: ${firewall.trouble}`]),
-    ...(adoptable ? [`# ${backend.device} is flannel's: ${swapText(engine.engine)}`] : []),
+    ...(adoptable ? [`# ${backend.device} is flannel's: ${swapText(backend.device, steps)}`] : []),
     ...flannelds.map((pid) => `# flanneld (pid ${pid}) runs here: stop it before the start`),
     `# ${steps.length + firewall.lines.length} changes, engine ${engine.engine}: ${engine.reason}`,
     "",
   ].join("\n");
 }
 
-function swapText(engine: EngineName): string {
-  return engine === "kernel"
-    ? "it is taken over as it stands, without a gap"
-    : "a TUN takes its place, with a gap of some milliseconds";
+function swapText(device: string, steps: readonly Step[]): string {
+  return steps.some(({ op, item }) => op === "remove" && item.type === "link" && item.value.name === device)
+    ? "it is replaced, with a gap of some milliseconds"
+    : "it is taken over as it stands, without a gap";
 }
 
 function missingNetwork({ network }: Config, store: string): string {

@@ -281,6 +281,7 @@ describe.skipIf(refused !== undefined)("adoption", () => {
       expect(output).toContain(`# flanneld (pid ${live.pid}) runs here: stop it before the start\n`);
       expect(output).toContain(engine === "kernel" ? "~ link flannel.1 vxlan" : "+ link flannel.1 tun");
       if (engine !== "kernel") expect(output).toContain("- link flannel.1 vxlan");
+      expect(output).toContain(engine === "kernel" ? "it is taken over as it stands" : "it is replaced");
       expect(output).toContain(
         engine === "kernel" ? "~ route 10.99.12.0/24 via" : "+ route 10.99.12.0/24 via",
       );
