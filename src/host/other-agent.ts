@@ -45,6 +45,8 @@ function isFlanneld(process: string): boolean {
   ];
   // One that has ended and waits for its parent has neither program nor arguments.
   if (names[1] === undefined && (names[2] ?? "") === "") return false;
+  // An older one of ours, replaced on disk, that a link named so started.
+  if (basename(names[1] ?? "") === "flannel-lite") return false;
   return names.some((name) => name !== undefined && agentName.test(basename(name)));
 }
 

@@ -65,6 +65,7 @@ test("flanneld: one that has ended, flannel-lite under that name, and other name
   addProcess("10", { args: [], comm: "flanneld" });
   addProcess("11", { args: ["flanneld"], exe: join(proc, "flannel-lite"), env: [] });
   addProcess("12", { args: ["flanneld"], exe: "/opt/bin/flanneld", namespace: "net:[2]", env: [] });
+  addProcess("13", { args: ["flanneld"], exe: "/usr/local/bin/flannel-lite (deleted)", env: [] });
   expect(found()).toEqual([]);
 });
 
