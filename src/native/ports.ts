@@ -136,6 +136,10 @@ export interface Kernel {
   putRoute(route: RouteSpec): Promise<void>;
   /** Deletes the route of this destination, gateway, link and protocol, no other. */
   deleteRoute(route: RouteSpec): Promise<void>;
+  /** Adds a route of the main table that discards. Rejects with EEXIST where one has that destination and metric. */
+  putBlackhole(route: BlackholeSpec): Promise<void>;
+  /** Deletes the route of this destination, metric and protocol, no other. */
+  deleteBlackhole(route: BlackholeSpec): Promise<void>;
 
   /**
    * The next batch of changes to links, addresses, neighbours and routes, several folded into one; null
@@ -253,6 +257,13 @@ export interface RouteSpec {
   readonly via: string;
   readonly linkIndex: number;
   readonly onLink: boolean;
+  readonly protocol: number;
+}
+
+export interface BlackholeSpec {
+  readonly to: string;
+  /** From 1: routes to the same destination with a lower one go before it. */
+  readonly metric: number;
   readonly protocol: number;
 }
 

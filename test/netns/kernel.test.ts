@@ -434,6 +434,33 @@ describe.skipIf(refused !== undefined)("kernel", () => {
     }
   });
 
+  test("routes: a blackhole is made once, seen with its metric, and deleted alone; both families", async () => {
+    for (const [family, to, via] of [
+      ["-4", "10.5.60.0/24", "192.0.2.60"],
+      ["-6", "fd00:60::/64", "2001:db8::60"],
+    ] as const) {
+      const spec = { to, metric: 2 ** 32 - 2, protocol: ourProtocol };
+      await remote.ip(family, "route", "add", to, "via", via, "dev", "up0");
+      await remote.kernel.putBlackhole(spec);
+      expect((await failure(remote.kernel.putBlackhole(spec))).errno).toBe("EEXIST");
+      const held = (await remote.kernel.routes()).filter((found) => found.to === to);
+      expect(held.map(({ type }) => type).sort()).toEqual(["blackhole", "unicast"]);
+      expect(held.find(({ type }) => type === "blackhole")).toMatchObject({
+        metric: spec.metric,
+        protocol: ourProtocol,
+        linkIndex: 0,
+        via: "",
+      });
+      await remote.kernel.deleteBlackhole({ ...spec, protocol: ourProtocol + 1 });
+      expect(await remote.ipJson(family, "route", "show", to)).toHaveLength(2);
+      await remote.kernel.deleteBlackhole(spec);
+      await remote.kernel.deleteBlackhole(spec);
+      const left = await remote.ipJson(family, "route", "show", to);
+      expect(left.map((shown) => shown["gateway"])).toEqual([via]);
+      await remote.ip(family, "route", "delete", to);
+    }
+  });
+
   test("routes: refusals, several next hops, metrics and sources are told; other tables are not", async () => {
     await remote.ip("route", "add", "blackhole", "10.6.0.0/16");
     await remote.ip("-6", "route", "add", "unreachable", "fd00:6::/32");

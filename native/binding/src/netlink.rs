@@ -175,6 +175,20 @@ impl Kernel {
         self.netlink.delete_route(&route).await.map_err(failed)
     }
 
+    /// Adds a route of the main table that discards.
+    #[napi]
+    pub async fn put_blackhole(&self, route: BlackholeSpec) -> Result<()> {
+        let route = route.into_core("put blackhole route").map_err(failed)?;
+        self.netlink.put_blackhole(&route).await.map_err(failed)
+    }
+
+    /// Deletes exactly this route; one that is gone is no error.
+    #[napi]
+    pub async fn delete_blackhole(&self, route: BlackholeSpec) -> Result<()> {
+        let route = route.into_core("delete blackhole route").map_err(failed)?;
+        self.netlink.delete_blackhole(&route).await.map_err(failed)
+    }
+
     /// The next batch of changes, null after `close`.
     #[napi]
     pub async fn next_events(&self) -> Result<Option<KernelEvents>> {
@@ -414,11 +428,32 @@ impl RouteSpec {
             via: via.map(|via| value(operation, &via)).transpose()?,
             link_index: self.link_index,
             on_link: self.on_link,
-            protocol: u8::try_from(self.protocol).map_err(|_| {
-                CoreError::invalid(operation, &format!("no route protocol: {}", self.protocol))
-            })?,
+            protocol: protocol(operation, self.protocol)?,
         })
     }
+}
+
+/// A route of the main table that discards.
+#[napi(object)]
+pub struct BlackholeSpec {
+    pub to: String,
+    pub metric: u32,
+    pub protocol: u32,
+}
+
+impl BlackholeSpec {
+    fn into_core(self, operation: &str) -> std::result::Result<core::BlackholeSpec, CoreError> {
+        Ok(core::BlackholeSpec {
+            to: value(operation, &self.to)?,
+            metric: self.metric,
+            protocol: protocol(operation, self.protocol)?,
+        })
+    }
+}
+
+fn protocol(operation: &str, number: u32) -> std::result::Result<u8, CoreError> {
+    u8::try_from(number)
+        .map_err(|_| CoreError::invalid(operation, &format!("no route protocol: {number}")))
 }
 
 /// What changed: each table at most once, and the changes one by one.

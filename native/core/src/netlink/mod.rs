@@ -29,7 +29,7 @@ pub use monitor::{Change, Events, Table};
 pub use neighbour::Neighbour;
 pub use nftables::{NftablesChange, NftablesMonitor};
 pub use owner::Owner;
-pub use route::{Route, RouteSpec};
+pub use route::{BlackholeSpec, Route, RouteSpec};
 pub use value::{Mac, NotAMac, NotAPrefix, Prefix};
 
 /// rtnetlink of one network namespace: a socket for requests, driven by a task of the runtime it was

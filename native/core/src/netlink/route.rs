@@ -1,7 +1,7 @@
 //! Routes of the main table, and the kernel's choice for one destination.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType, RouteVia,
@@ -48,6 +48,17 @@ pub struct RouteSpec {
     pub link_index: u32,
     /// Take the gateway to be on the link although no address of the link says so.
     pub on_link: bool,
+    /// rtm_protocol.
+    pub protocol: u8,
+}
+
+/// A route of the main table that discards, to make or delete.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BlackholeSpec {
+    /// Destination, host bits clear.
+    pub to: Prefix,
+    /// Other routes to the same destination with a lower metric go before it.
+    pub metric: u32,
     /// rtm_protocol.
     pub protocol: u8,
 }
@@ -112,6 +123,21 @@ impl Netlink {
             &operation("delete", spec),
         )
         .await
+    }
+
+    /// Adds a route that discards. EEXIST where there is a route of this destination and metric.
+    pub async fn put_blackhole(&self, spec: &BlackholeSpec) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::NewRoute(blackhole_message(spec));
+        let operation = format!("put blackhole route {}", spec.to);
+        self.change(message, NLM_F_CREATE | NLM_F_EXCL, &operation)
+            .await
+    }
+
+    /// Deletes the route with this destination, metric and protocol.
+    pub async fn delete_blackhole(&self, spec: &BlackholeSpec) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::DelRoute(blackhole_message(spec));
+        let operation = format!("delete blackhole route {}", spec.to);
+        self.remove(message, &operation).await
     }
 
     /// Routes of the main table; with `like` only those of its link and protocol.
@@ -191,6 +217,21 @@ fn route_message(spec: &RouteSpec) -> Result<RouteMessage, Error> {
         message.attributes.push(RouteAttribute::Gateway(via.into()));
     }
     Ok(message)
+}
+
+fn blackhole_message(spec: &BlackholeSpec) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(spec.to.address);
+    message.header.destination_prefix_length = spec.to.length;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::from(spec.protocol);
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::BlackHole;
+    message.attributes = vec![
+        RouteAttribute::Destination(spec.to.address.into()),
+        RouteAttribute::Priority(spec.metric),
+    ];
+    message
 }
 
 /// Linux before 4.20 sends all tables, and all families for one that it lacks.
