@@ -120,15 +120,16 @@ function completeRange(given: GivenRange, rule: FamilyRules): NetworkRange {
   // The first subnet is skipped by default: its network address would be that of the whole overlay.
   const subnetMin = given.subnetMin ?? network.address.plus(size);
   const subnetMax = given.subnetMax ?? network.last.plus(1n - size);
-  for (const [name, bound] of [
+  const bounds = [
     [rule.subnetMin, subnetMin],
     [rule.subnetMax, subnetMax],
-  ] as const) {
+  ] as const;
+  for (const [name, bound] of bounds)
     if (!network.contains(bound)) throw invalid(`${name} is not in the range of the ${rule.network}`);
+  for (const [name, bound] of bounds)
     if (!new Prefix(bound, subnetLength).address.equals(bound)) {
       throw invalid(`${name} is not on a SubnetLen boundary: ${bound}`);
     }
-  }
   return { network, subnetLength, subnetMin, subnetMax };
 }
 

@@ -91,6 +91,19 @@ const errors: [document: string, text: string][] = [
     "IPv6SubnetMin is not in the range of the IPv6Network",
   ],
   [
+    v6('"IPv6Network":"fc00::/48","IPv6SubnetMax":"fd00::"'),
+    "IPv6SubnetMax is not in the range of the IPv6Network",
+  ],
+  [
+    v6('"IPv6Network":"fc00::/48","IPv6SubnetMin":"fc00:0:0:1::1"'),
+    "IPv6SubnetMin is not on a SubnetLen boundary: fc00:0:0:1::1",
+  ],
+  // Both ranges are checked before either boundary.
+  [
+    '{"Network":"10.3.0.0/16","SubnetMin":"10.3.1.1","SubnetMax":"10.4.0.0"}',
+    "SubnetMax is not in the range of the Network",
+  ],
+  [
     v6('"IPv6Network":"fc00::/48","IPv6SubnetMax":"fc00:0:0:1::1"'),
     "IPv6SubnetMax is not on a SubnetLen boundary: fc00:0:0:1::1",
   ],
