@@ -3,11 +3,12 @@ import type { Clock } from "./base/clock.ts";
 import { errorText } from "./base/error.ts";
 import { runGroup } from "./base/group.ts";
 import type { Log } from "./base/log.ts";
-import { leaseVtepMac } from "./backend/vxlan.ts";
+import { findVtepMac } from "./backend/vtep.ts";
 import type { Config } from "./config/schema.ts";
+import { openReach } from "./datapath/reach.ts";
 import { openReconciler, type PassResult } from "./datapath/reconcile.ts";
 import { openUserspaceEngines } from "./datapath/userspace.ts";
-import { claimDevice } from "./host/claim.ts";
+import { claimDevice, claimNetwork } from "./host/claim.ts";
 import { openEngineDescriptors } from "./host/descriptors.ts";
 import { readIdentity } from "./host/identity.ts";
 import { type Firewall, openFirewall } from "./host/firewall/firewall.ts";
@@ -25,7 +26,7 @@ import { type Keeper, openKeeper, resumeKeeper } from "./network/keeper.ts";
 import { openNetwork } from "./network/network.ts";
 import { compareNetworkConfig, waitForNetworkConfig } from "./network/network-config.ts";
 import { signOff } from "./network/sign-off.ts";
-import { decideOverlay, firewallOptions, ownerMark } from "./overlay.ts";
+import { decideOverlay, firewallOptions, kernelScope } from "./overlay.ts";
 import { emptyPlan, type Plan } from "./plan/plan.ts";
 import { remember, type Remembered } from "./remembered.ts";
 import { openAdminSocket, readReport, refuseRunning } from "./status/admin-socket.ts";
@@ -124,19 +125,24 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
 
   const overlay = decideOverlay(config, { network, uplink, node });
   progress.overlay = overlay;
+  const { device } = overlay.backend;
   const claimOurs = (handed?: Descriptors) =>
-    opened.use(claimDevice(addon, overlay.backend.device, log, handed));
+    opened.use(
+      device === undefined
+        ? claimNetwork(addon, config.store.etcd.prefix, log, handed)
+        : claimDevice(addon, device, log, handed),
+    );
   let claim = predecessor === undefined ? claimOurs() : undefined;
   const rivalContext = { kernel, overlay, predecessor: predecessor?.pid };
   await refuseFlanneld(config, rivalContext);
-  for (const option of overlay.backend.ignored) log.warn("a Backend option has no effect here", { option });
   log.info("engine chosen", { engine: overlay.engine.engine, reason: overlay.engine.reason });
 
   enter("waiting for a lease");
-  const { device } = overlay.backend;
   const adopt = adoptionOf(config, overlay);
   const savedMac =
-    (await readAdoptableMac(kernel, adopt, device)) ?? readSavedMac(config.host.stateDir, device, log);
+    device === undefined
+      ? undefined
+      : ((await readAdoptableMac(kernel, adopt, device)) ?? readSavedMac(config.host.stateDir, device, log));
   const keeperContext = {
     store,
     request: {
@@ -157,11 +163,15 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       : resumeKeeper(keeperContext, snapshot.own);
   if (keeper === undefined) return;
   progress.keeper = keeper;
-  saveMac(config.host.stateDir, device, leaseVtepMac(keeper.lease), log);
+  const saveOwnMac = () => {
+    const mac = findVtepMac(keeper.lease);
+    if (device !== undefined && mac !== undefined) saveMac(config.host.stateDir, device, mac, log);
+  };
+  saveOwnMac();
   const backend = overlay.backend.open(overlay.engine.engine);
   progress.backend = backend;
 
-  const scope = { owner: ownerMark(config), overlay: overlay.ranges, adopt };
+  const scope = kernelScope(config, overlay.ranges, adopt);
   const reconciler = openReconciler({
     kernel,
     openMonitor: addon.openKernel,
@@ -186,11 +196,20 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     log,
     clock,
   });
+  const reach = await openReach({
+    kernel,
+    openMonitor: addon.openKernel,
+    uplink,
+    log,
+    clock,
+    onChange: () => loop.reachChanged(),
+  });
   const firstPlan = Promise.withResolvers<void>();
   const loop = openNetwork({
     store,
     keeper,
     backend,
+    reach,
     reconciler,
     log,
     clock,
@@ -227,7 +246,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const onOwnLease = () => {
     loop.ownChanged();
     if (keeper.conflict !== undefined) writer.forget();
-    else saveMac(config.host.stateDir, device, leaseVtepMac(keeper.lease), log);
+    else saveOwnMac();
     if (!progress.up) return;
     firewall.want(keeper.lease.subnets);
     announce();
@@ -235,6 +254,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     publishedSubnet = leaseKey(keeper.lease.subnets);
   };
   const tasks = [loop.run, (inner: AbortSignal) => keeper.run(inner, onOwnLease)];
+  if (overlay.backend.usesReach) tasks.push(reach.run);
   if (config.store.offlineStart) tasks.push(writer.run);
   if (snapshot !== undefined)
     tasks.push((inner) => compareNetworkConfig({ store, log, clock }, document, inner));
@@ -305,7 +325,8 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       service.stopping();
       // A start that fails leaves nothing half-made; what an earlier run made may still carry traffic.
       const onStop = wasReady ? config.datapath.onStop : inherited ? "keep" : "remove";
-      const kernelPlan = () => overlay.backend.open("kernel").plan(keeper.lease, loop.peers).plan;
+      const kernelPlan = () =>
+        overlay.backend.open("kernel").plan(keeper.lease, loop.peers, reach.current).plan;
       const last = planAtStop(onStop, kernelPlan);
       if (last !== undefined) {
         reconciler.want(last);

@@ -1,11 +1,13 @@
 import type { Config } from "./config/schema.ts";
 import { createHash } from "node:crypto";
 import type { BackendSetup } from "./backend/backend.ts";
+import { withBlackhole } from "./backend/blackhole.ts";
 import { setUpBackend } from "./backend/open.ts";
 import type { NetworkConfig } from "./config/network.ts";
 import type { FirewallOptions } from "./host/firewall/firewall.ts";
-import { readSubnetEnvNetworks } from "./host/subnet-env.ts";
+import { isOwnSubnetEnv, readSubnetEnvNetworks } from "./host/subnet-env.ts";
 import { chooseEngine, type EngineChoice, probeTun } from "./datapath/engine-choice.ts";
+import type { KernelScope } from "./datapath/kernel.ts";
 import type { NodeIdentity } from "./lease/lease.ts";
 import type { Prefix } from "./net/prefix.ts";
 import type { Uplink } from "./net/uplink.ts";
@@ -24,7 +26,7 @@ export function decideOverlay(
   { network, uplink, node }: { network: NetworkConfig; uplink: Uplink; node: NodeIdentity },
 ): Overlay {
   const ranges = [network.ipv4?.network, network.ipv6?.network].filter((range) => range !== undefined);
-  const backend = setUpBackend(network.backend, {
+  const setup = setUpBackend(network.backend, {
     uplink,
     overlay: ranges,
     subnetLengths: {
@@ -36,12 +38,30 @@ export function decideOverlay(
     latency: config.datapath.latency,
     nodeId: node.id,
   });
-  const engine = chooseEngine({
-    configured: config.datapath.engine,
-    kernelOnly: backend.kernelOnly,
-    tunTrouble: probeTun(),
-  });
+  const backend = config.host.blackholeRoute ? withBlackhole(setup) : setup;
+  const engine: EngineChoice =
+    backend.device === undefined
+      ? { engine: "none", reason: `the ${backend.type} backend makes no device` }
+      : chooseEngine({
+          configured: config.datapath.engine,
+          kernelOnly: backend.kernelOnly,
+          tunTrouble: probeTun(),
+        });
   return { network, ranges, backend, engine };
+}
+
+/**
+ * What of the kernel's is ours. Routes over the uplink are known by the overlay that they lead into: by `ranges`,
+ * and by the networks of the run before, which subnet.env names as long as nobody else has written it.
+ */
+export function kernelScope(
+  config: Config,
+  ranges: readonly Prefix[],
+  adopt?: KernelScope["adopt"],
+): KernelScope {
+  const { host } = config;
+  const previous = isOwnSubnetEnv(host) ? readSubnetEnvNetworks(host.subnetFile) : [];
+  return { owner: ownerMark(config), overlay: [...ranges, ...previous], adopt };
 }
 
 /** The kernel keeps 255 bytes of a link's alias (IFALIASZ). */

@@ -1,6 +1,6 @@
 import { errorText } from "./base/error.ts";
 import type { Log } from "./base/log.ts";
-import { leaseVtepMac } from "./backend/vxlan.ts";
+import { leaseVtepMac } from "./backend/vtep.ts";
 import { parseNetworkConfig } from "./config/network.ts";
 import { readSnapshot, type Snapshot } from "./host/snapshot.ts";
 import { isCompatible } from "./lease/allocate.ts";
@@ -33,7 +33,7 @@ export function remember(path: string, { node, publicIp, log }: RememberContext)
     if (own.attributes.publicIp?.equals(publicIp) !== true)
       throw new Error(`our address was ${own.attributes.publicIp} then`);
     if (!isCompatible(network, own.subnets)) throw new Error("our subnet is not of that network");
-    leaseVtepMac(own);
+    if (network.backend.type === "vxlan") leaseVtepMac(own);
     return { document, network, snapshot };
   } catch (error) {
     log.warn("the saved leases are ignored", { path, reason: errorText(error) });

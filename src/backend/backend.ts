@@ -1,27 +1,49 @@
 import type { Lease, LeaseAttributes } from "../lease/lease.ts";
+import type { Family } from "../net/address.ts";
 import type { Mac } from "../net/mac.ts";
-import type { Plan, TunnelEngine } from "../plan/plan.ts";
+import type { Prefix } from "../net/prefix.ts";
+import type { Reach } from "../net/reach.ts";
+import type { Uplink } from "../net/uplink.ts";
+import type { Latency, Plan, Strict, TunnelEngine } from "../plan/plan.ts";
 import type { RefusedPeer } from "./peers.ts";
 
-/** Who carries the packets. */
-export type EngineName = TunnelEngine | "kernel";
+/** Who carries the packets; nobody of ours where routes over the uplink do, or nothing does. */
+export type EngineName = TunnelEngine | "kernel" | "none";
+
+/** What a backend is told about its surroundings. */
+export interface BackendContext {
+  readonly uplink: Uplink;
+  readonly overlay: readonly Prefix[];
+  /** The length of the subnets that nodes allocate, by family. */
+  readonly subnetLengths: Readonly<Partial<Record<Family, number>>>;
+  readonly strict: Strict;
+  readonly allowSources: readonly Prefix[];
+  readonly latency: Latency;
+  /** Our own, which tells hosts apart where a MAC must be derived. */
+  readonly nodeId: string;
+}
 
 /** What is known of a backend before the lease is taken. Pure: no I/O, no clock. */
 export interface BackendSetup {
-  /** As it stands in leases, such as `vxlan`. */
+  /** As the network configuration names it, such as `vxlan`. */
   readonly type: string;
-  /** The device it will make. */
-  readonly device: string;
+  /** The device it will make; undefined for a backend without one, whose engine is `none`. */
+  readonly device: string | undefined;
   /** The kernel devices that flannel makes for such a network; absent: none that are this network's alone. */
   readonly flannelDevices?: readonly { readonly name: string; readonly vni: number }[];
   /** Options asked for that only the kernel's device has. */
   readonly kernelOnly: readonly string[];
-  /** Options asked for that have no effect here, for the log. */
-  readonly ignored: readonly string[];
+  /** Whether its plans depend on who is one hop away. */
+  readonly usesReach: boolean;
   /** What our lease publishes. */
   attributes(known: KnownVtep): LeaseAttributes;
   /** The backend, for leases taken with those attributes. */
   open(engine: EngineName): Backend;
+}
+
+/** One with a device. */
+export interface TunnelSetup extends BackendSetup {
+  readonly device: string;
 }
 
 /**
@@ -40,7 +62,7 @@ export interface Backend {
   /** What pods may send: FLANNEL_MTU of subnet.env. */
   readonly mtuBytes: number;
   /** What this machine must hold so that every usable peer's subnet is reached. */
-  plan(own: Lease, peers: readonly Lease[]): BackendPlan;
+  plan(own: Lease, peers: readonly Lease[], reach: Reach): BackendPlan;
 }
 
 export interface BackendPlan {

@@ -1,26 +1,53 @@
 import { FlannelError } from "../base/error.ts";
 import type { BackendConfig } from "../config/network.ts";
-import type { BackendSetup } from "./backend.ts";
-import { type BackendContext, setUpVxlan } from "./vxlan.ts";
-
-/** flannel's other backends; what an operator who names one must know. */
-const notYet = ["udp", "host-gw", "ipip", "alloc", "extension", "wireguard", "ipsec", "tencent-vpc"];
+import { setUpAlloc } from "./alloc.ts";
+import type { BackendContext, BackendSetup } from "./backend.ts";
+import { setUpHostGw } from "./host-gw.ts";
+import { setUpVxlan } from "./vxlan.ts";
 
 /**
  * The one switch on the backend type.
- * @throws FlannelError `network/backend` (exit code 2 where the type cannot be served)
+ * @throws FlannelError `network/backend` (exit code 2 where the type cannot be served), `network/mtu`,
+ * `uplink/nat`, `uplink/no-address`
  */
 export function setUpBackend(config: BackendConfig, context: BackendContext): BackendSetup {
-  if (config.type === "vxlan") return setUpVxlan(config, context);
-  const known = notYet.includes(config.type);
-  throw new FlannelError(
+  switch (config.type) {
+    case "vxlan":
+      return setUpVxlan(config, context);
+    case "host-gw":
+      return setUpHostGw(context);
+    case "alloc":
+      return setUpAlloc(context);
+    default:
+      throw notServed(config.type);
+  }
+}
+
+const anyNetwork = 'Put "Backend": {"Type": "vxlan"} into the network configuration';
+const encrypted = `flannel-lite does not encrypt: ${anyNetwork} and encrypt between the hosts, or stay with flanneld`;
+const cloud = `flannel-lite fills no cloud's route table: ${anyNetwork}, which needs none`;
+
+/** flannel's other backends, and what an operator who names one can do. */
+const remedies: Readonly<Record<string, string>> = {
+  udp: `${anyNetwork}, which goes through a TUN and UDP just so; without a Backend, flannel means udp`,
+  ipip: `${anyNetwork}, or "host-gw" where the hosts share a layer-2 network`,
+  extension: `${anyNetwork}, or "alloc" and let your own programs route`,
+  wireguard: encrypted,
+  ipsec: encrypted,
+  "tencent-vpc": cloud,
+  "ali-vpc": cloud,
+  "aws-vpc": cloud,
+  gce: cloud,
+};
+
+function notServed(type: string): FlannelError {
+  const remedy = Object.hasOwn(remedies, type) ? remedies[type] : undefined;
+  return new FlannelError(
     "network/backend",
-    known ? `backend type ${config.type} is not served yet` : `unknown backend type: ${config.type}`,
+    remedy === undefined
+      ? `unknown backend type: ${type.slice(0, 64)}`
+      : `backend type ${type} is not served yet`,
     {},
-    {
-      exitCode: 2,
-      remedy:
-        'Put "Backend": {"Type": "vxlan"} into the network configuration (without a Backend, flannel means udp)',
-    },
+    { exitCode: 2, remedy: remedy ?? anyNetwork },
   );
 }

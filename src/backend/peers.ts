@@ -15,7 +15,13 @@ export interface Refusal {
 }
 
 export type RefusalKind =
-  "backend-type" | "public-ip" | "outside-overlay" | "overlaps-own" | "overlaps-peer" | "vtep-mac";
+  | "backend-type"
+  | "public-ip"
+  | "outside-overlay"
+  | "overlaps-own"
+  | "overlaps-peer"
+  | "vtep-mac"
+  | "unreachable";
 
 export interface PeerSelection {
   readonly usable: readonly Lease[];
@@ -113,6 +119,11 @@ function findOverlapping(leases: readonly Lease[], { subnetLengths }: PeerContex
     for (const text of ancestors) enclosing.set(text, key);
   }
   return reasons;
+}
+
+/** The peer's own address that a plain route to its `subnet` goes by: of the same family. */
+export function nextHop({ attributes }: Lease, { family }: Prefix): IpAddress | undefined {
+  return family === 4 ? attributes.publicIp : attributes.publicIpv6;
 }
 
 export function compareSubnets(a: LeaseSubnets, b: LeaseSubnets): number {

@@ -6,14 +6,14 @@ import { silentLog } from "../base/log.ts";
 import type { Config } from "../config/schema.ts";
 import { openReconciler } from "../datapath/reconcile.ts";
 import { openUserspaceEngines } from "../datapath/userspace.ts";
-import { claimDevice } from "../host/claim.ts";
+import { claimDevice, claimNetwork } from "../host/claim.ts";
 import { openFirewall } from "../host/firewall/firewall.ts";
 import { macPath } from "../host/saved-mac.ts";
 import { snapshotPath } from "../host/snapshot.ts";
 import { isOwnSubnetEnv, readSubnetEnvNetworks, removeOwnSubnetEnv } from "../host/subnet-env.ts";
 import { openAddon } from "../native/addon.ts";
 import type { Addon } from "../native/ports.ts";
-import { firewallTable, ownerMark } from "../overlay.ts";
+import { firewallTable, kernelScope } from "../overlay.ts";
 import { emptyPlan, type Step } from "../plan/plan.ts";
 import { stepText } from "../plan/text.ts";
 import { readReport } from "../status/admin-socket.ts";
@@ -43,7 +43,7 @@ export async function cleanup(config: Config, { json }: { json: boolean }): Prom
     kernel,
     openMonitor: addon.openKernel,
     engines,
-    scope: { owner: ownerMark(config), overlay: [] },
+    scope: kernelScope(config, []),
     log: silentLog,
     clock: systemClock,
   });
@@ -56,6 +56,7 @@ export async function cleanup(config: Config, { json }: { json: boolean }): Prom
     throw flanneldRuns(rival.pid, held);
   }
   // A daemon with another run directory would only make it all again.
+  claims.use(claimNetwork(addon, config.store.etcd.prefix, silentLog));
   for (const device of devices) {
     claims.use(claimDevice(addon, device, silentLog));
   }

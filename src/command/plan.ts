@@ -4,6 +4,7 @@ import { FlannelError } from "../base/error.ts";
 import { silentLog } from "../base/log.ts";
 import { parseNetworkConfig } from "../config/network.ts";
 import type { Config } from "../config/schema.ts";
+import { readReach } from "../datapath/reach.ts";
 import { openReconciler } from "../datapath/reconcile.ts";
 import { openUserspaceEngines } from "../datapath/userspace.ts";
 import { previewFirewall } from "../host/firewall/preview.ts";
@@ -12,7 +13,7 @@ import { chooseUplink, uplinkChoice } from "../host/uplink.ts";
 import { leaseKey } from "../lease/lease.ts";
 import { createLeaseTable } from "../lease/table.ts";
 import { openAddon } from "../native/addon.ts";
-import { decideOverlay, firewallOptions, ownerMark } from "../overlay.ts";
+import { decideOverlay, firewallOptions, kernelScope } from "../overlay.ts";
 import { itemText, stepText } from "../plan/text.ts";
 import { planItems, type Step } from "../plan/plan.ts";
 import { openStore } from "../store/open.ts";
@@ -44,10 +45,12 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
       { remedy: "The first start of the daemon takes one; until then there is nothing to plan" },
     );
   }
-  const wanted = backend.open(engine.engine).plan(own, table.peers(own.subnets));
+  const wanted = backend
+    .open(engine.engine)
+    .plan(own, table.peers(own.subnets), await readReach(kernel, uplink));
   using engines = openUserspaceEngines(addon);
   const adopt = adoptionOf(config, overlay);
-  const scope = { owner: ownerMark(config), overlay: ranges, adopt };
+  const scope = kernelScope(config, ranges, adopt);
   const reconciler = openReconciler({
     kernel,
     openMonitor: addon.openKernel,
@@ -57,7 +60,11 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
     clock: systemClock,
   });
   const steps = await reconciler.preview(wanted.plan);
-  const adoptable = (await readAdoptableMac(kernel, adopt, backend.device)) !== undefined;
+  const { device } = backend;
+  const adoptable =
+    device !== undefined && (await readAdoptableMac(kernel, adopt, device)) !== undefined
+      ? device
+      : undefined;
   kernel.close();
   const firewall = await previewFirewall(firewallOptions(config, overlay), own.subnets, { addon });
   const flannelds = findRivals(config).map(({ pid }) => pid);
@@ -77,7 +84,7 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
     ...firewall.lines.map((line) => line.replace(/^. /, "$&firewall ")),
     ...wanted.refused.map(({ lease, reason }) => `# not used: ${leaseKey(lease.subnets)}: ${reason}`),
     ...(firewall.trouble === null ? [] : [`# firewall rules could not be set: ${firewall.trouble}`]),
-    ...(adoptable ? [`# ${backend.device} is flannel's: ${swapText(backend.device, steps)}`] : []),
+    ...(adoptable !== undefined ? [`# ${adoptable} is flannel's: ${swapText(adoptable, steps)}`] : []),
     ...flannelds.map((pid) => `# flanneld (pid ${pid}) runs here: stop it before the start`),
     `# ${steps.length + firewall.lines.length} changes, engine ${engine.engine}: ${engine.reason}`,
     "",

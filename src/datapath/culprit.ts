@@ -1,5 +1,5 @@
 import type { KernelChange, KernelEvents } from "../native/ports.ts";
-import type { PlanItem } from "../plan/plan.ts";
+import { itemDevice, type PlanItem } from "../plan/plan.ts";
 
 /** Changes that are remembered until a pass has looked; of more, the oldest are forgotten. */
 const changesMax = 4096;
@@ -54,18 +54,15 @@ export function openCulprits(ownPid: number): Culprits {
       const change = changes.get(itemChangeKey(item, linkIndex))?.change;
       const name = change === undefined ? undefined : askerText(change);
       if (name !== undefined) return name;
-      const device = item.type === "link" ? item.value.name : item.value.device;
-      const link = changes.get(`link ${device}`)?.change;
+      const device = itemDevice(item);
+      const link = device === undefined ? undefined : changes.get(`link ${device}`)?.change;
       if (link === undefined) return "unknown";
       return `${askerText(link) ?? "unknown"}, after ${device} was ${fates[fate(link)] ?? ""}`;
     },
     mark: () => count,
     forget(mark, kept, linkIndex) {
       const needed = new Set(
-        kept.flatMap((item) => [
-          itemChangeKey(item, linkIndex),
-          `link ${item.type === "link" ? item.value.name : item.value.device}`,
-        ]),
+        kept.flatMap((item) => [itemChangeKey(item, linkIndex), `link ${itemDevice(item)}`]),
       );
       for (const [key, { at }] of changes) if (at < mark && !needed.has(key)) changes.delete(key);
     },
@@ -102,6 +99,7 @@ function itemChangeKey(item: PlanItem, linkIndex: ReadonlyMap<string, number>): 
     case "link":
       return `link ${item.value.name}`;
     case "route":
+    case "blackhole":
       return `route ${item.value.to}`;
     case "address":
       return `address ${linkIndex.get(item.value.device)} ${item.value.address}/${item.value.length}`;

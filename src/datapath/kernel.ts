@@ -6,6 +6,7 @@ import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
 import { type Adoption, adoptableLinks, isFlannelRoute, isSameRoute } from "./adopt.ts";
 
 import {
+  type BlackholeItem,
   emptyPlan,
   type LinkItem,
   type Plan,
@@ -20,6 +21,12 @@ import {
  * Values above 4 are the administrator's to give (rtnetlink(7)); none that a routing daemon uses.
  */
 export const routeProtocol = 241;
+
+/**
+ * Metric of our blackhole routes: every other route to the same destination goes before them, also that of a
+ * bridge which is given our subnet later. (Without a metric, as flannel makes it, it would hide the bridge's.)
+ */
+export const blackholeMetric = 2 ** 32 - 2;
 
 /** The kernel's word for what is ours. */
 export interface KernelScope {
@@ -65,6 +72,7 @@ export async function observeKernel(kernel: Kernel, scope: KernelScope): Promise
     Promise.all(vxlans.map((link) => kernel.fdb(link.index))),
   ]);
   const routeItems: RouteItem[] = [];
+  const blackholes: BlackholeItem[] = [];
   const foreignRoutes = new Map<string, KernelRoute>();
   const unmarkedRoutes = new Map<string, KernelRoute>();
   for (const route of routes) {
@@ -84,6 +92,7 @@ export async function observeKernel(kernel: Kernel, scope: KernelScope): Promise
       if (route.metric === 0 || (to.family === 6 && route.metric === 1024)) foreignRoutes.set(`${to}`, route);
       continue;
     }
+    if (route.type === "blackhole" && route.metric === blackholeMetric) blackholes.push({ to });
     const via = tryParseIpAddress(route.via);
     const device = nameByIndex.get(route.linkIndex);
     if (via !== undefined && device !== undefined) routeItems.push({ to, via, device, onLink: route.onLink });
@@ -114,6 +123,7 @@ export async function observeKernel(kernel: Kernel, scope: KernelScope): Promise
           : [{ device, mac: mac as Mac, via }];
       }),
       routes: routeItems,
+      blackholes,
     },
     linkIndex: new Map(links.map((link) => [link.name, link.index])),
     foreignLinks: new Map(
@@ -177,6 +187,10 @@ export async function applyKernelStep(
         );
       }
       return kernel.putRoute(spec);
+    }
+    case "blackhole": {
+      const spec = { to: `${item.value.to}`, metric: blackholeMetric, protocol: routeProtocol };
+      return op === "remove" ? kernel.deleteBlackhole(spec) : kernel.putBlackhole(spec);
     }
     case "tunnel":
     case "forward":

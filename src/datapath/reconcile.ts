@@ -3,7 +3,7 @@ import { errorText, FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
 import type { Kernel, KernelEvents } from "../native/ports.ts";
 import { diffPlans, itemKey } from "../plan/diff.ts";
-import type { Plan, Step, TunLink, TunnelItem } from "../plan/plan.ts";
+import { itemDevice, type Plan, type Step, type TunLink, type TunnelItem } from "../plan/plan.ts";
 import { itemText, stepText } from "../plan/text.ts";
 import { type Culprits, openCulprits } from "./culprit.ts";
 import {
@@ -228,15 +228,15 @@ async function reconcile(
   for (const step of due) {
     const { item } = step;
     // What hangs on a device that could not be made would only fail for the same reason.
-    if (item.type !== "link" && lost.has(item.value.device)) continue;
+    const device = itemDevice(item);
+    if (item.type !== "link" && device !== undefined && lost.has(device)) continue;
     tried.push(step);
     try {
       await applyStep(step, wanted, state, context);
       applied.add(step);
     } catch (error) {
       failed.push({ step, error: asFailure(error) });
-      if (item.type === "link" || item.type === "tunnel") {
-        const device = item.type === "link" ? item.value.name : item.value.device;
+      if (device !== undefined && (item.type === "link" || item.type === "tunnel")) {
         lost.add(device);
         await putBack(device, state, context);
       }

@@ -1,7 +1,7 @@
 import { type Brake, openBrake } from "../base/brake.ts";
 import type { Clock } from "../base/clock.ts";
 import { itemKey } from "../plan/diff.ts";
-import { type Plan, type PlanItem, planItems, type Step } from "../plan/plan.ts";
+import { itemDevice, type Plan, type PlanItem, planItems, type Step } from "../plan/plan.ts";
 import { itemText } from "../plan/text.ts";
 
 /** What others can take from us; tunnels and their tables stand in this process alone. */
@@ -87,7 +87,7 @@ export function openRepairs(clock: Pick<Clock, "now">): Repairs {
   let unreached: ReadonlySet<string> = new Set();
 
   const isRepair = ({ op, item }: Step): boolean => {
-    if (aimed === undefined || !isRepairKind(item.type)) return false;
+    if (aimed === undefined || repairKindOf(item) === undefined) return false;
     const key = itemKey(item);
     if (unreached.has(key)) return false;
     aimedTexts ??= new Map(planItems(aimed).map((one) => [itemKey(one), itemText(one)]));
@@ -102,7 +102,7 @@ export function openRepairs(clock: Pick<Clock, "now">): Repairs {
     for (const step of steps)
       if (step.item.type === "link" && step.op === "add" && !isRepair(step))
         planned.add(step.item.value.name);
-    return new Set(steps.filter((step) => isRepair(step) && !planned.has(deviceOf(step.item))));
+    return new Set(steps.filter((step) => isRepair(step) && !hangsOn(planned, step.item)));
   };
 
   const note = (step: Step, by: string): boolean => {
@@ -147,7 +147,7 @@ export function openRepairs(clock: Pick<Clock, "now">): Repairs {
         if (item.type === "link" && (op !== "change" || unusable.has(item.value.name)))
           lost.add(item.value.name);
       }
-      const postponed = steps.filter((step) => waits.has(step) || lost.has(deviceOf(step.item)));
+      const postponed = steps.filter((step) => waits.has(step) || hangsOn(lost, step.item));
       const isPostponed = new Set(postponed);
       return {
         due: steps.filter((step) => !isPostponed.has(step)),
@@ -163,10 +163,13 @@ export function openRepairs(clock: Pick<Clock, "now">): Repairs {
         [...all].flatMap(({ item }) => (item.type === "link" ? [item.value.name] : [])),
       );
       const heads = [...all]
-        .filter(({ item }) => item.type === "link" || !devices.has(deviceOf(item)))
+        .filter(({ item }) => item.type === "link" || !hangsOn(devices, item))
         .map((step) => ({ step, by: by(step) }));
       const calmed = forget();
-      for (const { item } of all) if (isRepairKind(item.type)) counts[item.type]++;
+      for (const { item } of all) {
+        const kind = repairKindOf(item);
+        if (kind !== undefined) counts[kind]++;
+      }
       const contested = heads.filter(({ step, by: who }) => note(step, who));
       unreached = new Set(
         steps.filter((step) => !applied.has(step) && !repairs.has(step)).map(({ item }) => itemKey(item)),
@@ -192,10 +195,12 @@ export function openRepairs(clock: Pick<Clock, "now">): Repairs {
   };
 }
 
-function isRepairKind(type: PlanItem["type"]): type is RepairKind {
-  return type !== "tunnel" && type !== "forward";
+function repairKindOf({ type }: PlanItem): RepairKind | undefined {
+  if (type === "tunnel" || type === "forward") return undefined;
+  return type === "blackhole" ? "route" : type;
 }
 
-function deviceOf(item: PlanItem): string {
-  return item.type === "link" ? item.value.name : item.value.device;
+function hangsOn(devices: ReadonlySet<string>, item: PlanItem): boolean {
+  const device = itemDevice(item);
+  return device !== undefined && devices.has(device);
 }

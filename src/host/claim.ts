@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
 import type { Addon, Claim, Descriptors } from "../native/ports.ts";
@@ -12,13 +13,36 @@ export function claimDevice(
   device: string,
   log: Log,
   handed?: Descriptors,
-): Disposable & Pick<Claim, "descriptor" | "release"> {
-  const claim = addon.claim(device, handed);
+): OwnClaim {
+  return claimName(addon, { name: device, what: device }, log, handed);
+}
+
+/** Claims the network under the store's `prefix` as {@link claimDevice} does a device, for one that has none. */
+export function claimNetwork(
+  addon: Pick<Addon, "claim">,
+  prefix: string,
+  log: Log,
+  handed?: Descriptors,
+): OwnClaim {
+  const digest = createHash("sha256").update(prefix).digest("hex").slice(0, 16);
+  return claimName(addon, { name: `network-${digest}`, what: `the network ${prefix}` }, log, handed);
+}
+
+/** Freed with its handle at the latest. */
+export type OwnClaim = Disposable & Pick<Claim, "descriptor" | "release">;
+
+function claimName(
+  addon: Pick<Addon, "claim">,
+  { name, what }: { name: string; what: string },
+  log: Log,
+  handed?: Descriptors,
+): OwnClaim {
+  const claim = addon.claim(name, handed);
   const holder = claim.holder();
   if (holder?.uid === 0) {
     throw new FlannelError(
       "daemon/running",
-      `another flannel-lite runs ${device} on this host`,
+      `another flannel-lite runs ${what} on this host`,
       { pid: holder.pid },
       {
         remedy: "Stop it first; a second network on a host needs its own store prefix, VNI and run directory",
@@ -27,7 +51,7 @@ export function claimDevice(
   }
   if (holder !== null) {
     // Anybody may take such a name; only root can be a daemon.
-    log.warn("an unprivileged process holds our claim; going on without it", { device, ...holder });
+    log.warn("an unprivileged process holds our claim; going on without it", { claim: what, ...holder });
   }
   return {
     descriptor: () => claim.descriptor(),

@@ -9,6 +9,7 @@ import { createLeaseGuard, type HeldPeer, type LeaseGuard } from "../lease/guard
 import { type Lease, leaseKey, type LeaseUpdate } from "../lease/lease.ts";
 import { createLeaseTable, type LeaseTable, sameAttributes } from "../lease/table.ts";
 import type { Store } from "../store/store.ts";
+import type { Reach } from "../net/reach.ts";
 import type { Keeper } from "./keeper.ts";
 
 /** A list that is to confirm what is held is asked for again after this long. */
@@ -21,6 +22,7 @@ export interface NetworkContext {
   readonly store: Store;
   readonly keeper: Keeper;
   readonly backend: Backend;
+  readonly reach: { readonly current: Reach };
   readonly reconciler: Reconciler;
   readonly log: Log;
   readonly clock: Clock;
@@ -46,11 +48,14 @@ export interface Network {
   readonly updates: LeaseUpdates;
   /** Plans anew, since our own lease or a conflict about it changed. */
   ownChanged(): void;
+  /** Plans anew, since others are one hop away than before. */
+  reachChanged(): void;
   run(stop: AbortSignal): Promise<void>;
 }
 
 export function openNetwork(context: NetworkContext): Network {
-  const { store, keeper, backend, reconciler, log, clock, remembered, onFirstPlan, onLeases } = context;
+  const { store, keeper, backend, reach, reconciler, log, clock, remembered, onFirstPlan, onLeases } =
+    context;
   const table = createLeaseTable();
   const guard = createLeaseGuard();
   const holds = createHoldReport(log);
@@ -66,7 +71,7 @@ export function openNetwork(context: NetworkContext): Network {
   const replan = () => {
     // Who has no subnet must not send for it, nor to anybody; the device and its address harm nobody.
     const peers = keeper.conflict === undefined ? guard.believed : [];
-    const result = backend.plan(keeper.lease, peers);
+    const result = backend.plan(keeper.lease, peers, reach.current);
     refused = result.refused;
     reportRefused(refused, reported, log);
     reconciler.want(result.plan);
@@ -173,6 +178,9 @@ export function openNetwork(context: NetworkContext): Network {
       // A lease of ours with other subnets makes a peer of who has the old ones.
       if (updates > 0) observe(true, false);
       else if (planned) replan();
+    },
+    reachChanged() {
+      if (planned) replan();
     },
     async run(stop) {
       if (remembered !== undefined) {

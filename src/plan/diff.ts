@@ -1,4 +1,4 @@
-import { type LinkItem, type Plan, type PlanItem, planItems, type Step } from "./plan.ts";
+import { itemDevice, type LinkItem, type Plan, type PlanItem, planItems, type Step } from "./plan.ts";
 import { itemText } from "./text.ts";
 
 /**
@@ -21,8 +21,10 @@ export function diffPlans(held: Plan, wanted: Plan): Step[] {
   const kept = new Map<string, PlanItem>();
   for (const item of heldItems) {
     const key = itemKey(item);
-    if (item.type === "link" && replaced.has(item.value.name)) removals.push({ op: "remove", item });
-    else if (item.type !== "link" && replaced.has(item.value.device)) continue;
+    const device = itemDevice(item);
+    const goes = device !== undefined && replaced.has(device);
+    if (goes && item.type === "link") removals.push({ op: "remove", item });
+    else if (goes) continue;
     else if (wantedByKey.has(key)) kept.set(key, item);
     else removals.push({ op: "remove", item });
   }
@@ -53,6 +55,8 @@ export function itemKey(item: PlanItem): string {
       return `forward ${item.value.device} ${item.value.to}`;
     case "route":
       return `route ${item.value.to}`;
+    case "blackhole":
+      return `blackhole ${item.value.to}`;
   }
 }
 

@@ -9,6 +9,7 @@ export interface Plan {
   readonly neighbours: readonly NeighbourItem[];
   readonly fdb: readonly FdbItem[];
   readonly routes: readonly RouteItem[];
+  readonly blackholes: readonly BlackholeItem[];
   /** Userspace tunnels: at most one per TUN link. */
   readonly tunnels: readonly TunnelItem[];
   /** Entries of the tunnels' forwarding tables. */
@@ -21,6 +22,7 @@ export const emptyPlan: Plan = {
   neighbours: [],
   fdb: [],
   routes: [],
+  blackholes: [],
   tunnels: [],
   forwards: [],
 };
@@ -70,12 +72,17 @@ export interface FdbItem {
   readonly via: IpAddress;
 }
 
-/** A route of the main table. */
+/** A route of the main table: over a link of ours, or over the uplink. */
 export interface RouteItem {
   readonly to: Prefix;
   readonly via: IpAddress;
   readonly device: string;
   readonly onLink: boolean;
+}
+
+/** A route of the main table that discards what no better route takes. */
+export interface BlackholeItem {
+  readonly to: Prefix;
 }
 
 /** Whom the userspace engine believes; see `datapath.strict`. */
@@ -124,13 +131,26 @@ export type PlanItem =
   | { readonly type: "neighbour"; readonly value: NeighbourItem }
   | { readonly type: "fdb"; readonly value: FdbItem }
   | { readonly type: "forward"; readonly value: ForwardItem }
-  | { readonly type: "route"; readonly value: RouteItem };
+  | { readonly type: "route"; readonly value: RouteItem }
+  | { readonly type: "blackhole"; readonly value: BlackholeItem };
 
 /** One change that brings the machine closer to the plan. */
 export interface Step {
   readonly op: "add" | "change" | "remove";
   /** What shall be; for a removal, what is. */
   readonly item: PlanItem;
+}
+
+/** The device that an item is or hangs on; a blackhole hangs on none. */
+export function itemDevice(item: PlanItem): string | undefined {
+  switch (item.type) {
+    case "link":
+      return item.value.name;
+    case "blackhole":
+      return undefined;
+    default:
+      return item.value.device;
+  }
 }
 
 /** The items in the order in which they are added: what an item needs stands before it. */
@@ -144,5 +164,6 @@ export function planItems(plan: Plan): PlanItem[] {
     ...plan.fdb.map((value) => ({ type: "fdb", value }) as const),
     ...plan.forwards.map((value) => ({ type: "forward", value }) as const),
     ...plan.routes.map((value) => ({ type: "route", value }) as const),
+    ...plan.blackholes.map((value) => ({ type: "blackhole", value }) as const),
   ];
 }

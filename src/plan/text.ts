@@ -43,5 +43,7 @@ export function itemText(item: PlanItem): string {
       return `forward ${item.value.to} to ${item.value.via} mac ${item.value.mac} dev ${item.value.device}`;
     case "route":
       return `route ${item.value.to} via ${item.value.via} dev ${item.value.device}${item.value.onLink ? " onlink" : ""}`;
+    case "blackhole":
+      return `blackhole ${item.value.to}`;
   }
 }

@@ -1,6 +1,6 @@
 import type { Clock } from "../base/clock.ts";
 import { errorText } from "../base/error.ts";
-import { leaseVtepMac } from "../backend/vxlan.ts";
+import { findVtepMac } from "../backend/vtep.ts";
 import type { UserspaceEngines } from "../datapath/userspace.ts";
 import { readDeviceCounters } from "../host/device-counters.ts";
 import { type Lease, leaseKey, type NodeIdentity, subnetsOf } from "../lease/lease.ts";
@@ -49,7 +49,7 @@ export function assembleReport(
       .map((lease) => ({
         subnets: subnetsOf(lease.subnets).map(String),
         publicIp: `${lease.attributes.publicIp ?? ""}`,
-        vtepMac: leaseVtepMac(lease),
+        vtepMac: findVtepMac(lease) ?? null,
         expiresAt: lease.expiresAt?.toISOString() ?? null,
       })),
     ...(network === undefined ? {} : { updates: { ...network.updates } }),
@@ -117,7 +117,7 @@ function overlayReport({
           engine: {
             name: overlay.engine.engine,
             reason: overlay.engine.reason,
-            device: overlay.backend.device,
+            device: overlay.backend.device ?? null,
           },
         }),
   };
@@ -131,7 +131,7 @@ function leaseReport(
   return {
     subnets: subnetsOf(subnets).map(String),
     publicIp: `${attributes.publicIp ?? ""}`,
-    vtepMac: leaseVtepMac(lease),
+    vtepMac: findVtepMac(lease) ?? null,
     expiresAt: expiresAt?.toISOString() ?? null,
     remainingSeconds:
       expiresAt === undefined ? null : Math.round((expiresAt.getTime() - clock.now().getTime()) / 1000),
@@ -146,8 +146,8 @@ function leaseReport(
 
 /** Where an engine of ours counts, the kernel's counters of its device say nothing more. */
 function deviceReport({ overlay, up }: Progress): Pick<StatusReport, "device"> {
-  if (!up || overlay?.engine.engine !== "kernel") return {};
-  const name = overlay.backend.device;
+  const name = overlay?.backend.device;
+  if (!up || name === undefined || overlay?.engine.engine !== "kernel") return {};
   const counters = readDeviceCounters(name);
   return counters === undefined ? {} : { device: { name, ...counters } };
 }

@@ -68,7 +68,12 @@ export const metrics: readonly Metric[] = [
     ({ engine, network }) =>
       engine === undefined || network === undefined
         ? []
-        : [{ labels: { engine: engine.name, device: engine.device, backend: network.backend }, value: 1 }],
+        : [
+            {
+              labels: { engine: engine.name, device: engine.device ?? "", backend: network.backend },
+              value: 1,
+            },
+          ],
   ),
   gauge("mtu_bytes", "MTU of the overlay.", ({ network }) => network?.mtuBytes),
 

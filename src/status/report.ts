@@ -35,11 +35,13 @@ export interface StatusReport {
     readonly backend: string;
     readonly mtuBytes: number;
   };
-  readonly engine?: { readonly name: string; readonly reason: string; readonly device: string };
+  /** Who carries the packets; `none` without a device where the backend makes none. */
+  readonly engine?: { readonly name: string; readonly reason: string; readonly device: string | null };
   readonly lease?: {
     readonly subnets: readonly string[];
     readonly publicIp: string;
-    readonly vtepMac: string;
+    /** null for a backend without VTEPs. */
+    readonly vtepMac: string | null;
     readonly expiresAt: string | null;
     readonly remainingSeconds: number | null;
     /** When the store last wrote it for us; null while it is only remembered. */
@@ -91,7 +93,7 @@ export interface StatusReport {
 export interface PeerReport {
   readonly subnets: readonly string[];
   readonly publicIp: string;
-  readonly vtepMac: string;
+  readonly vtepMac: string | null;
   /** null for a reservation. */
   readonly expiresAt: string | null;
 }
@@ -111,7 +113,10 @@ export function statusText(report: StatusReport): string {
     const ranges = [network.ipv4, network.ipv6].filter((range) => range !== undefined).join(", ");
     lines.push(`network    ${ranges}, backend ${network.backend}, MTU ${network.mtuBytes}`);
   }
-  if (engine !== undefined) lines.push(`engine     ${engine.name} on ${engine.device}: ${engine.reason}`);
+  if (engine !== undefined)
+    lines.push(
+      `engine     ${engine.name}${engine.device === null ? "" : ` on ${engine.device}`}: ${engine.reason}`,
+    );
   if (lease !== undefined) {
     const expiry =
       lease.expiresAt === null
@@ -119,14 +124,14 @@ export function statusText(report: StatusReport): string {
         : `expires ${lease.expiresAt} (in ${lease.remainingSeconds} s)`;
     const age = lease.ageSeconds === null ? "remembered" : `${lease.ageSeconds} s old`;
     lines.push(
-      `lease      ${lease.subnets.join(", ")} for ${lease.publicIp}, VTEP ${lease.vtepMac}, ${age}, ${expiry}`,
+      `lease      ${lease.subnets.join(", ")} for ${lease.publicIp}${vtepText(lease)}, ${age}, ${expiry}`,
     );
     if (lease.trouble !== null) lines.push(`           trouble: ${lease.trouble}`);
   }
   lines.push(`peers      ${report.peers.length}`);
   for (const peer of report.peers) {
     const expiry = peer.expiresAt === null ? "reservation" : `until ${peer.expiresAt}`;
-    lines.push(`           ${peer.subnets.join(", ")} at ${peer.publicIp}, VTEP ${peer.vtepMac}, ${expiry}`);
+    lines.push(`           ${peer.subnets.join(", ")} at ${peer.publicIp}${vtepText(peer)}, ${expiry}`);
   }
   for (const { subnets, publicIp, reason } of report.refused)
     lines.push(`refused    ${subnets} at ${publicIp}: ${reason}`);
@@ -180,6 +185,10 @@ function repairLines({ total, byKind, contested }: RepairStatus): string[] {
         `contested  ${item}: repaired ${repairs} times, again in ${waitSeconds} s at the earliest; last undone by ${by}`,
     ),
   ];
+}
+
+function vtepText({ vtepMac }: { vtepMac: string | null }): string {
+  return vtepMac === null ? "" : `, VTEP ${vtepMac}`;
 }
 
 function firewallLines({ engine, rules, repairs, contested, trouble }: FirewallStatus): string[] {

@@ -72,7 +72,7 @@ describe.skipIf(refused !== undefined)("appliance", () => {
     await ip("link", "set", "fl-vxlan", "up");
     for (const daemon of daemons) {
       const { lease } = await daemon.report();
-      const [nodeSubnet = "", nodeMac = ""] = [lease?.subnets[0], lease?.vtepMac];
+      const [nodeSubnet = "", nodeMac = ""] = [lease?.subnets[0], lease?.vtepMac ?? ""];
       const via = nodeSubnet.split("/")[0] ?? "";
       await ip("neighbour", "replace", via, "lladdr", nodeMac, "dev", "fl-vxlan", "nud", "permanent");
       const entry = [nodeMac, "dev", "fl-vxlan", "dst", daemon.host.address, "self", "permanent"];

@@ -1,6 +1,7 @@
 import type { Json, Lease } from "../../src/lease/lease.ts";
 import { parseIpAddress } from "../../src/net/address.ts";
 import { parsePrefix } from "../../src/net/prefix.ts";
+import type { Reach } from "../../src/net/reach.ts";
 import type { Uplink } from "../../src/net/uplink.ts";
 
 /** A vxlan lease as another node would write it. */
@@ -21,6 +22,36 @@ export function vxlanLease(
       backendData: { VNI: 1, VtepMAC: mac },
     },
     expiresAt: new Date("2030-01-01T00:00:00Z"),
+  };
+}
+
+/** A host-gw lease as another node would write it. */
+export function hostGwLease(
+  subnet: string,
+  publicIp: string,
+  v6?: { subnet: string; publicIp?: string },
+): Lease {
+  return {
+    subnets: {
+      ipv4: parsePrefix(subnet),
+      ...(v6 === undefined ? {} : { ipv6: parsePrefix(v6.subnet) }),
+    },
+    attributes: {
+      publicIp: parseIpAddress(publicIp),
+      ...(v6?.publicIp === undefined ? {} : { publicIpv6: parseIpAddress(v6.publicIp) }),
+      backendType: "host-gw",
+    },
+    expiresAt: new Date("2030-01-01T00:00:00Z"),
+  };
+}
+
+/** Who is one hop away where these are directly connected and `routed` lead to a router. */
+export function reachOf(direct: readonly string[], routed: readonly string[] = []): Reach {
+  return {
+    routes: [
+      ...direct.map((to) => ({ to: parsePrefix(to), direct: true })),
+      ...routed.map((to) => ({ to: parsePrefix(to), direct: false })),
+    ],
   };
 }
 

@@ -1,19 +1,16 @@
 import { expect, test } from "bun:test";
-import {
-  type BackendContext,
-  deriveVtepMac,
-  leaseVtepMac,
-  parseVxlanOptions,
-  setUpVxlan,
-} from "../../../src/backend/vxlan.ts";
-import type { EngineName } from "../../../src/backend/backend.ts";
+import type { BackendContext, EngineName } from "../../../src/backend/backend.ts";
+import { deriveVtepMac, leaseVtepMac } from "../../../src/backend/vtep.ts";
+import { setUpVxlan } from "../../../src/backend/vxlan.ts";
+import { parseVxlanOptions } from "../../../src/backend/vxlan-options.ts";
 import type { Json, Lease } from "../../../src/lease/lease.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parseMac } from "../../../src/net/mac.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
+import { noReach } from "../../../src/net/reach.ts";
 import { planText } from "../../../src/plan/text.ts";
 import { golden } from "../../support/golden.ts";
-import { testUplink, vxlanLease } from "../../support/leases.ts";
+import { reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
 
 const own = vxlanLease("10.5.1.0/24", "192.0.2.1", "02:00:00:00:00:01", "fd00:5:0:1::/64");
 const peer = vxlanLease("10.5.34.0/24", "192.0.2.34");
@@ -28,9 +25,14 @@ const testContext: BackendContext = {
   nodeId: "machine",
 };
 
-function planFor(engine: EngineName, peers: readonly Lease[], options: Record<string, Json> = {}) {
+function planFor(
+  engine: EngineName,
+  peers: readonly Lease[],
+  options: Record<string, Json> = {},
+  reach = noReach,
+) {
   const setup = setUpVxlan({ type: "vxlan", options }, testContext);
-  return setup.open(engine).plan(own, peers);
+  return setup.open(engine).plan(own, peers, reach);
 }
 
 test("vxlan, kernel: a peer is one neighbour, one fdb entry and one on-link route, in that order", () => {
@@ -206,10 +208,10 @@ test("vxlan: of two nodes with one MAC the higher subnet takes another, which no
 test("vxlan: the plan follows the MAC of our own lease", () => {
   const changed = vxlanLease("10.5.1.0/24", "192.0.2.1", "02:00:00:00:00:77");
   const setup = setUpVxlan({ type: "vxlan", options: {} }, { ...testContext, overlay: [] });
-  expect(setup.open("userspace").plan(changed, []).plan.tunnels[0]?.vtepMac).toBe(
+  expect(setup.open("userspace").plan(changed, [], noReach).plan.tunnels[0]?.vtepMac).toBe(
     parseMac("02:00:00:00:00:77"),
   );
-  const [link] = setup.open("kernel").plan(changed, []).plan.links;
+  const [link] = setup.open("kernel").plan(changed, [], noReach).plan.links;
   expect(link).toMatchObject({ kind: "vxlan", mac: "02:00:00:00:00:77" });
 });
 
@@ -236,4 +238,25 @@ test("vxlan: an uplink too small for the overhead is named", () => {
   expect(() => setUpVxlan({ type: "vxlan", options: {} }, context)).toThrow(
     "interface eth0 has an MTU of 100 bytes",
   );
+});
+
+const near = vxlanLease("10.5.20.0/24", "192.0.2.20", undefined, "fd00:5:0:20::/64");
+const onUplink = reachOf(["192.0.2.0/24"], ["192.0.2.32/27"]);
+
+test.each(["kernel", "userspace"] as const)(
+  "vxlan, %s: with DirectRouting who is one hop away is routed to without the tunnel, others not",
+  (engine) => {
+    const text = planText(planFor(engine, [near, peer], { directRouting: true }, onUplink).plan);
+    expect(text).toBe(golden(`vxlan/${engine}-direct-routing.txt`, text));
+  },
+);
+
+test("vxlan: without DirectRouting nobody is routed to past the tunnel", () => {
+  expect(planFor("kernel", [near, peer], {}, onUplink)).toEqual(planFor("kernel", [near, peer]));
+});
+
+test("vxlan: with DirectRouting the engine's table is as without, so that it believes who comes by the tunnel", () => {
+  const direct = planFor("userspace", [near, peer], { DirectRouting: true }, onUplink).plan;
+  const tunnelled = planFor("userspace", [near, peer]).plan;
+  expect([direct.tunnels, direct.forwards]).toEqual([tunnelled.tunnels, tunnelled.forwards]);
 });

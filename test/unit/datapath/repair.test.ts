@@ -7,6 +7,7 @@ import { diffPlans } from "../../../src/plan/diff.ts";
 import { emptyPlan, type Plan, type Step } from "../../../src/plan/plan.ts";
 import { itemText, stepText } from "../../../src/plan/text.ts";
 import { testUplink, vxlanLease } from "../../support/leases.ts";
+import { noReach } from "../../../src/net/reach.ts";
 import { manualClock } from "../../support/manual-clock.ts";
 
 const own = vxlanLease("10.5.1.0/24", "192.0.2.1");
@@ -23,7 +24,7 @@ function planOf(count: number, engine: EngineName = "kernel"): Plan {
     nodeId: "",
   } as const;
   const backend = setUpVxlan({ type: "vxlan", options: {} }, context).open(engine);
-  return backend.plan(own, peers.slice(0, count)).plan;
+  return backend.plan(own, peers.slice(0, count), noReach).plan;
 }
 
 /** A machine that does as it is told, but for what the test changes, or lets fail. */

@@ -5,6 +5,7 @@ import type { Reconciler } from "../../../src/datapath/reconcile.ts";
 import type { Lease, LeaseAttributes, LeaseChange } from "../../../src/lease/lease.ts";
 import type { Keeper } from "../../../src/network/keeper.ts";
 import { type Network, openNetwork } from "../../../src/network/network.ts";
+import { noReach } from "../../../src/net/reach.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
 import type { Plan } from "../../../src/plan/plan.ts";
 import { fakeStore, updateFeed } from "../../support/fake-store.ts";
@@ -50,6 +51,7 @@ function bench({ remembered }: { remembered?: readonly Lease[] } = {}) {
   let lists = 0;
   const answer = { list: (): Promise<readonly Lease[]> => Promise.reject(new Error("not asked for")) };
   const ending = new AbortController();
+  const reach = { current: noReach };
   const saved: string[] = [];
   const network = openNetwork({
     store: fakeStore({
@@ -61,6 +63,7 @@ function bench({ remembered }: { remembered?: readonly Lease[] } = {}) {
     }),
     keeper,
     backend: setup.open("userspace"),
+    reach,
     reconciler,
     log,
     clock,

@@ -3,14 +3,15 @@ import { setUpVxlan } from "../../../src/backend/vxlan.ts";
 import type { EngineName } from "../../../src/backend/backend.ts";
 import type { Lease } from "../../../src/lease/lease.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
+import { noReach } from "../../../src/net/reach.ts";
 import { diffPlans, itemKey } from "../../../src/plan/diff.ts";
-import { emptyPlan, type Plan, planItems, type Step } from "../../../src/plan/plan.ts";
+import { emptyPlan, itemDevice, type Plan, planItems, type Step } from "../../../src/plan/plan.ts";
 import { itemText, stepText } from "../../../src/plan/text.ts";
-import { testUplink, vxlanLease } from "../../support/leases.ts";
+import { reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
 
 const own = vxlanLease("10.5.1.0/24", "192.0.2.1");
 
-function planFor(engine: EngineName, peers: readonly Lease[], options = {}): Plan {
+function planFor(engine: EngineName, peers: readonly Lease[], options = {}, reach = noReach): Plan {
   const context = {
     uplink: testUplink,
     overlay: [parsePrefix("10.5.0.0/16")],
@@ -20,7 +21,7 @@ function planFor(engine: EngineName, peers: readonly Lease[], options = {}): Pla
     latency: "auto",
     nodeId: "",
   } as const;
-  return setUpVxlan({ type: "vxlan", options }, context).open(engine).plan(own, peers).plan;
+  return setUpVxlan({ type: "vxlan", options }, context).open(engine).plan(own, peers, reach).plan;
 }
 
 /** What a machine would hold after the steps, with the kernel's rule that a link's removal takes all on it. */
@@ -32,7 +33,7 @@ function applySteps(held: Plan, steps: readonly Step[]): string[] {
       items.delete(itemKey(item));
       if (item.type !== "link") continue;
       for (const [key, other] of items) {
-        if (other.type !== "link" && other.value.device === item.value.name) items.delete(key);
+        if (other.type !== "link" && itemDevice(other) === item.value.name) items.delete(key);
       }
     }
   }
@@ -77,6 +78,15 @@ test("diff: removals run against the order of additions", () => {
   ]);
 });
 
+test("diff: who comes to be one hop away loses its tunnel entries, its route is replaced in place", () => {
+  const direct = planFor("kernel", [a, b], { DirectRouting: true }, reachOf(["192.0.2.2/32"]));
+  expect(diffPlans(planFor("kernel", [a, b]), direct).map(stepText)).toEqual([
+    "- fdb 02:00:00:00:00:02 dst 192.0.2.2 dev flannel.1",
+    "- neighbour 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1",
+    "~ route 10.5.2.0/24 via 192.0.2.2 dev eth0",
+  ]);
+});
+
 test("diff: another port replaces the device and everything on it", () => {
   const steps = diffPlans(planFor("kernel", [a]), planFor("kernel", [a], { Port: 4789 }));
   expect(steps.map(({ op }) => op)).toEqual(["remove", "add", "add", "add", "add", "add"]);
@@ -95,6 +105,8 @@ test("diff: between any two plans the steps lead from one to the other", () => {
       planFor("userspace", peers),
       planFor("kernel", peers, { Port: 4789, MTU: 1300 }),
       planFor("kernel", peers, { VNI: 9 }),
+      planFor("kernel", peers, { DirectRouting: true }, reachOf(["192.0.2.0/28"])),
+      { ...planFor("userspace", peers), blackholes: [{ to: parsePrefix("10.5.1.0/24") }] },
     ]),
   ];
   for (const held of plans) {
