@@ -8,19 +8,10 @@ import type { Store } from "../../src/store/store.ts";
 import { type Etcd, freePorts, startEtcd } from "../support/etcd.ts";
 import { openEtcdFront } from "../support/etcd-front.ts";
 import { type EtcdTransport, etcdTransports, overEachTransport } from "../support/etcd-transports.ts";
+import { etcdWorld } from "../support/etcd-world.ts";
 import { recordingLog } from "../support/recording-log.ts";
 import { openTcpProxy } from "../support/tcp-proxy.ts";
-import {
-  acquired,
-  follow,
-  never,
-  renewal,
-  requestFor,
-  storeContract,
-  type StoreWorld,
-  updateText,
-  valueOf,
-} from "./store.ts";
+import { acquired, follow, never, renewal, requestFor, storeContract, updateText, valueOf } from "./store.ts";
 
 let etcd: Etcd;
 let worlds = 0;
@@ -63,48 +54,7 @@ function freshPrefix(): string {
 }
 
 for (const transport of etcdTransports) {
-  storeContract(`etcd over ${transport}`, async () => etcdWorld(storeOver(transport)));
-}
-
-function etcdWorld(storeOn: StoreOn): StoreWorld {
-  const prefix = freshPrefix();
-  const key = (subnet: string) => `${prefix}/subnets/${subnet}`;
-  const opened: Store[] = [];
-  return {
-    open(options = {}) {
-      const store = storeOn(etcd, prefix, options);
-      opened.push(store);
-      return store;
-    },
-    putConfig: (document) => etcd.put(`${prefix}/config`, document),
-    put: (subnet, value, ttlSeconds) => etcd.put(key(subnet), value, ttlSeconds),
-    delete: (subnet) => etcd.delete(key(subnet)),
-    async get(subnet) {
-      const found = await etcd.get(key(subnet));
-      return found === undefined ? undefined : { value: found.value, lapses: found.lease !== "0" };
-    },
-    async getNode(publicIp) {
-      const found = await etcd.get(`${prefix}/nodes/${publicIp}`);
-      return found === undefined ? undefined : { value: found.value, lapses: found.lease !== "0" };
-    },
-    putNode: (publicIp, value, ttlSeconds) => etcd.put(`${prefix}/nodes/${publicIp}`, value, ttlSeconds),
-    deleteNode: (publicIp) => etcd.delete(`${prefix}/nodes/${publicIp}`),
-    async putGarbage() {
-      await etcd.put(key("notes"), "not a lease");
-      await etcd.put(key("10.3.300.0-24"), valueOf("192.0.2.9"));
-      await etcd.put(key("10.3.201.7-24"), valueOf("192.0.2.9"));
-      await etcd.put(key("x10.3.202.0-24"), valueOf("192.0.2.9"));
-      await etcd.put(key("10.3.203.0-24"), "null");
-      await etcd.put(key("10.3.204.0-24"), `{"PublicIP":"${"1".repeat(100_000)}"}`);
-      await etcd.put(key("10.3.205.0-24"), `${"[".repeat(20_000)}`);
-      await etcd.put(key("10.3.206.0-24"), '{"PublicIP":"2001:db8::1"}');
-      await etcd.put(`${prefix}/subnets-of-somebody/10.3.207.0-24`, valueOf("192.0.2.9"));
-      await etcd.put(`${prefix}/subnets/../../\u0000\n`, "");
-    },
-    async [Symbol.asyncDispose]() {
-      for (const store of opened) await store[Symbol.asyncDispose]();
-    },
-  };
+  storeContract(`etcd over ${transport}`, async () => etcdWorld(etcd, freshPrefix(), storeOver(transport)));
 }
 
 overEach(

@@ -153,13 +153,23 @@ async function startMember({ name, initial }: Membership, options: EtcdOptions):
     pause: () => child?.kill("SIGSTOP"),
     resume: () => child?.kill("SIGCONT"),
     call: answer,
+    ...keysBy(answer),
+    [Symbol.asyncDispose]: dispose,
+  };
+}
+
+/** A hand in the keys of etcd, or of what answers as one, by calls of its JSON gateway. */
+export function keysBy(
+  call: (path: string, body: object) => Promise<Record<string, unknown>>,
+): Pick<Etcd, "put" | "get" | "delete" | "compact"> {
+  return {
     async put(key, value, ttlSeconds) {
       const lease =
-        ttlSeconds === undefined ? "0" : (await answer("/v3/lease/grant", { TTL: String(ttlSeconds) }))["ID"];
-      await answer("/v3/kv/put", { key: base64(key), value: base64(value), lease });
+        ttlSeconds === undefined ? "0" : (await call("/v3/lease/grant", { TTL: String(ttlSeconds) }))["ID"];
+      await call("/v3/kv/put", { key: base64(key), value: base64(value), lease });
     },
     async get(key) {
-      const { kvs = [] } = (await answer("/v3/kv/range", { key: base64(key) })) as {
+      const { kvs = [] } = (await call("/v3/kv/range", { key: base64(key) })) as {
         kvs?: { value: string; lease?: string; mod_revision: string }[];
       };
       const [found] = kvs;
@@ -168,15 +178,14 @@ async function startMember({ name, initial }: Membership, options: EtcdOptions):
       return { value, lease: found.lease ?? "0", revision: found.mod_revision };
     },
     async delete(key) {
-      await answer("/v3/kv/deleterange", { key: base64(key) });
+      await call("/v3/kv/deleterange", { key: base64(key) });
     },
     async compact() {
-      const { header } = (await answer("/v3/kv/range", { key: base64("x") })) as {
+      const { header } = (await call("/v3/kv/range", { key: base64("x") })) as {
         header: { revision: string };
       };
-      await answer("/v3/kv/compaction", { revision: header.revision, physical: true });
+      await call("/v3/kv/compaction", { revision: header.revision, physical: true });
     },
-    [Symbol.asyncDispose]: dispose,
   };
 }
 
