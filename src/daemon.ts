@@ -41,7 +41,8 @@ import { hindrance, lostDevice, whyStuck } from "./status/health.ts";
 import { metricsText } from "./status/metrics.ts";
 import type { Progress } from "./status/progress.ts";
 import { openStatusServers } from "./status/server.ts";
-import { openStore } from "./store/open.ts";
+import { openServedStore, openStore } from "./store/open.ts";
+import { version } from "./version.ts";
 
 export interface DaemonContext {
   readonly addon: Addon;
@@ -80,6 +81,8 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   });
 
   const node = readIdentity(config.host);
+  const served = await openServedStore(config, { log, clock, version, patient: context.takeOver });
+  if (served !== undefined) opened.use(served);
   const store = opened.use(openStore(config, { log, clock }));
   const engines = opened.use(
     openUserspaceEngines({ openEngine: descriptors.open, openTun: addon.openTun }, descriptors.forget),

@@ -12,6 +12,7 @@ import { network, networkFlags, networkWords } from "./network.ts";
 import { plan } from "./plan.ts";
 import { run, runFlags } from "./run.ts";
 import { status } from "./status.ts";
+import { store, storeFlags, storeWords } from "./store.ts";
 
 const hostsMax = 100;
 
@@ -60,6 +61,14 @@ export const commands: readonly Command[] = [
     words: networkWords,
     flags: networkFlags,
     run: async (input) => ({ output: await network(input) }),
+  },
+  {
+    name: "store",
+    doc: "serve: keep leases here for a site without etcd, answering as etcd does until SIGTERM.",
+    words: storeWords,
+    flags: storeFlags,
+    abandonable: true,
+    run: async (input) => ({ output: await store(input) }),
   },
   {
     name: "cleanup",

@@ -2,7 +2,7 @@ import type { Config } from "./schema.ts";
 
 /** What is wrong with settings that are right one by one. `originOf` tells where a path's value came from. */
 export function inconsistencies(
-  { store: { etcd, leaseTtl, renewMargin }, health, metrics }: Config,
+  { store: { type, etcd, embedded, leaseTtl, renewMargin }, health, metrics }: Config,
   originOf: (path: string) => string,
 ): readonly string[] {
   const problems: string[] = [];
@@ -35,6 +35,11 @@ export function inconsistencies(
   if (etcd.username === undefined && passwords.length > 0) {
     problems.push(`${isSet(passwordPath)} but store.etcd.username is not`);
   }
+  if (type === "embedded" && !embedded.serve) {
+    problems.push(
+      `store.type (${originOf("store.type")}) is "embedded" but store.embedded.serve is false: set it to true on the one host that keeps the leases, and on all others store.type = "etcd" with that host's address in store.etcd.endpoints`,
+    );
+  }
   if (health.port > 0 && health.port === metrics.port && !health.ip.equals(metrics.ip)) {
     // Where one of the addresses is every address, the second of the two could not be listened on.
     if ([health.ip, metrics.ip].some(({ value }) => value === 0n)) {
@@ -48,8 +53,14 @@ export function inconsistencies(
 
 /** Warnings for what is set for a store that is not the one in use. */
 export function unselected({ store }: Config, origins: ReadonlyMap<string, string>): readonly string[] {
+  // The prefix names the network, wherever it is kept.
+  const isMoot = (path: string) =>
+    path.startsWith("kubernetes.") ||
+    (store.type === "embedded"
+      ? path.startsWith("store.etcd.") && path !== "store.etcd.prefix"
+      : path.startsWith("store.embedded."));
   return [...origins]
-    .filter(([path, origin]) => path.startsWith("kubernetes.") && origin !== "default")
+    .filter(([path, origin]) => isMoot(path) && origin !== "default")
     .map(
       ([path, origin]) => `${path} (${origin}) has no effect: store.type is ${JSON.stringify(store.type)}`,
     );

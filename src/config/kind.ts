@@ -1,6 +1,7 @@
 import * as z from "zod/mini";
 import { hostPrefix, type Prefix, tryParsePrefix } from "../net/prefix.ts";
 import { type IpAddress, tryParseIpAddress } from "../net/address.ts";
+import { listenAddressText, tryParseListenAddress } from "../net/listen-address.ts";
 import { goRegExp } from "./go-regexp.ts";
 import { boolForm, intForm, repeatedForm, stringForm, type TextForm } from "./text-form.ts";
 
@@ -119,6 +120,15 @@ export const prefixOrAddress: Kind<Prefix, string> = parsedText("a CIDR or an IP
 export const interfaceChoice: Kind<IpAddress | string, string> = parsedText(
   `an interface name (at most ${interfaceNameBytesMax} bytes) or an IP address`,
   (raw) => tryParseIpAddress(raw) ?? (isInterfaceName(raw) ? raw : undefined),
+);
+
+/** Where to listen, as text with canonical address. */
+export const listenAddress: Kind<string, string> = parsedText(
+  "an IP address and a port, such as 127.0.0.1:2379 or [::1]:2379",
+  (raw) => {
+    const address = tryParseListenAddress(raw);
+    return address === undefined || address.port === 0 ? undefined : listenAddressText(address);
+  },
 );
 
 /**

@@ -45,8 +45,8 @@ const root = table("", {
     }),
   }),
   store: table("Where leases live.", {
-    type: option(kind.choice(["etcd"], { later: ["kubernetes", "embedded"], noun: "store" }), {
-      doc: "Kind of store.",
+    type: option(kind.choice(["etcd", "embedded"], { later: ["kubernetes"], noun: "store" }), {
+      doc: "Kind of store; embedded: this daemon serves it itself, for a site without etcd. Other hosts use it as their etcd.",
       fallback: "etcd",
       alsoFlag: {
         name: "kube-subnet-mgr",
@@ -119,6 +119,20 @@ const root = table("", {
         example: "",
         flanneldFlag: "etcd-password",
         secret: true,
+      }),
+    }),
+    embedded: table("The lease store that this host serves where type is embedded; prefix stays etcd's.", {
+      serve: option(kind.boolean, {
+        doc: "Serve the store. True on the one host that keeps the leases; the others have type etcd and its address in store.etcd.endpoints.",
+        fallback: false,
+      }),
+      listen: option(kind.listenAddress, {
+        doc: "Where to serve it, on loopback.",
+        fallback: "127.0.0.1:2379",
+      }),
+      data_dir: option(kind.absolutePath, {
+        doc: "Directory of its database.",
+        fallback: "/var/lib/flannel-lite/store",
       }),
     }),
   }),

@@ -1,5 +1,5 @@
 import type { Clock } from "../base/clock.ts";
-import { FlannelError } from "../base/error.ts";
+import { errorText, FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
 import type { Config } from "../config/schema.ts";
 import type { EtcdStoreOptions } from "./etcd/context.ts";
@@ -22,6 +22,7 @@ export function openStore({ store }: Pick<Config, "store">, environment: StoreEn
   const { type } = store;
   switch (type) {
     case "etcd":
+    case "embedded":
       return openEtcdStore(etcdOptions(store, environment));
     default:
       throw new FlannelError("store/type", `no such store: ${String(type)}`, {}, { exitCode: 2 });
@@ -51,10 +52,64 @@ export async function migrateStore(
   return await migrateV2(etcdOptions(store, environment), stop);
 }
 
-function etcdOptions({ etcd, leaseTtl }: Config["store"], environment: StoreEnvironment): EtcdStoreOptions {
+/**
+ * Serves the embedded store where the configuration has this host do so; undefined elsewhere. The store of
+ * {@link openStore} is its client, as those of other hosts are.
+ * @param patient whether to wait for another process that still serves it, in place of failing
+ * @throws FlannelError of openStoreServer
+ */
+export async function openServedStore(
+  { store: { type, embedded } }: Pick<Config, "store">,
+  { version, patient, log, clock }: StoreEnvironment & { version: string; patient: boolean },
+): Promise<AsyncDisposable | undefined> {
+  if (type !== "embedded" || !embedded.serve) return undefined;
+  const { openStoreServer } = await import("./embedded/serve.ts");
+  const open = () => openStoreServer({ dataDir: embedded.dataDir, listen: embedded.listen, log, version });
+  return patient ? openPatiently(open, { log, clock }) : await open();
+}
+
+const handOverPollMs = 200;
+
+/** Opens it as soon as the predecessor is gone; until then that one answers. */
+function openPatiently(
+  open: () => Promise<AsyncDisposable>,
+  { log, clock }: StoreEnvironment,
+): AsyncDisposable {
+  const stop = new AbortController();
+  const opening = (async () => {
+    while (!stop.signal.aborted) {
+      try {
+        return await open();
+      } catch (error) {
+        if (!(error instanceof FlannelError)) throw error;
+        if (error.code !== "store/in-use" && error.code !== "store/listen") {
+          log.error("the lease store cannot be served", { error: errorText(error) });
+        }
+        await clock.sleep(handOverPollMs, stop.signal);
+      }
+    }
+    return undefined;
+  })();
+  return {
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      await (await opening)?.[Symbol.asyncDispose]();
+    },
+  };
+}
+
+function etcdOptions(
+  { type, etcd, embedded, leaseTtl }: Config["store"],
+  environment: StoreEnvironment,
+): EtcdStoreOptions {
+  const ttlSeconds = leaseTtl * 60;
+  if (type === "embedded") {
+    const endpoints = [`http://${embedded.listen}`];
+    return { endpoints, prefix: etcd.prefix, ttlSeconds, ...environment };
+  }
   const { cafile, certfile, keyfile, ...rest } = etcd;
   const tls = defined({ caFile: cafile, certFile: certfile, keyFile: keyfile });
-  return { ...defined(rest), tls, ttlSeconds: leaseTtl * 60, ...environment };
+  return { ...defined(rest), tls, ttlSeconds, ...environment };
 }
 
 /** Without the members that are undefined. */

@@ -1,6 +1,6 @@
 import type { Log } from "../../base/log.ts";
 import { FlannelError } from "../../base/error.ts";
-import { tryParseIpAddress } from "../../net/address.ts";
+import { type ListenAddress, listenAddressText, tryParseListenAddress } from "../../net/listen-address.ts";
 import type { Authorize } from "./authorize.ts";
 import { openDatabase } from "./database.ts";
 import { type Listener, type ListenerLimits, openListener } from "./listener.ts";
@@ -32,7 +32,8 @@ export interface StoreServer extends AsyncDisposable {
  */
 export async function openStoreServer(options: ServeOptions): Promise<StoreServer> {
   const { log, version } = options;
-  const { host, port } = parseListen(options.listen);
+  const { ip, port } = parseListen(options.listen);
+  const host = `${ip}`;
   requireLoopback(host);
   const database = openDatabase(options.dataDir);
   const service = new StoreService({
@@ -50,7 +51,7 @@ export async function openStoreServer(options: ServeOptions): Promise<StoreServe
       ...(options.authorize && { authorize: options.authorize }),
       ...(options.listenerLimits && { limits: options.listenerLimits }),
     });
-    const endpoint = `http://${host.includes(":") ? `[${host}]` : host}:${listener.port}`;
+    const endpoint = `http://${listenAddressText({ ip, port: listener.port })}`;
     log.info("lease store serves", {
       endpoint,
       dataDir: options.dataDir,
@@ -71,14 +72,10 @@ export async function openStoreServer(options: ServeOptions): Promise<StoreServe
   }
 }
 
-/** Host, without the brackets of an IPv6 address, and port. @throws FlannelError `store/listen` */
-export function parseListen(text: string): { host: string; port: number } {
-  const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text) ?? [];
-  const host = tryParseIpAddress(bracketed ?? plain ?? "");
-  const port = Number(digits);
-  if (host !== undefined && (host.family === 6) === (bracketed !== undefined) && port <= 65535) {
-    return { host: `${host}`, port };
-  }
+/** @throws FlannelError `store/listen` */
+function parseListen(text: string): ListenAddress {
+  const address = tryParseListenAddress(text);
+  if (address !== undefined) return address;
   throw new FlannelError(
     "store/listen",
     "not an address to listen on",

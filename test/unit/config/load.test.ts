@@ -39,6 +39,7 @@ describe("config: defaults", () => {
           passwordFile: undefined,
           password: undefined,
         },
+        embedded: { serve: false, listen: "127.0.0.1:2379", dataDir: "/var/lib/flannel-lite/store" },
       },
       kubernetes: {
         kubeconfig: undefined,
@@ -79,6 +80,8 @@ describe("config: defaults", () => {
   });
 });
 
+const embeddedFlags = ["-store-type=embedded", "-store-embedded-serve"];
+
 /** Flag, a text for it, what it becomes, and other flags without which it would be refused. */
 const samples: Record<string, readonly [text: string, value: unknown, also?: readonly string[]]> = {
   iface: ["eth0", ["eth0"]],
@@ -86,7 +89,10 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "iface-can-reach": ["2001:db8::9", "2001:db8::9"],
   "public-ip": ["192.0.2.7", "192.0.2.7"],
   "public-ipv6": ["2001:DB8::7", "2001:db8::7"],
-  "store-type": ["etcd", "etcd"],
+  "store-type": ["embedded", "embedded", ["-store-embedded-serve"]],
+  "store-embedded-serve": ["true", true, ["-store-type=embedded"]],
+  "store-embedded-listen": ["[::0001]:02379", "[::1]:2379", embeddedFlags],
+  "store-embedded-data-dir": ["/var/store", "/var/store", embeddedFlags],
   "kube-subnet-mgr": ["f", "etcd"],
   "kubeconfig-file": ["/k.conf", "/k.conf"],
   "kube-api-url": ["https://192.0.2.1:6443/k8s", "https://192.0.2.1:6443/k8s"],
@@ -239,7 +245,7 @@ describe("config: every flag and variable", () => {
       'kubernetes.api_url (flag -kube-api-url) has no effect: store.type is "etcd"',
     ]);
     expect(problemsFrom(configInput({ argv: ["-kube-subnet-mgr"] }))).toEqual([
-      'invalid boolean value "true" for -kube-subnet-mgr: it means store.type = "kubernetes": this release has no kubernetes store; it must be "etcd"',
+      'invalid boolean value "true" for -kube-subnet-mgr: it means store.type = "kubernetes": this release has no kubernetes store; it must be one of "etcd", "embedded"',
     ]);
     expect(problemsFrom(configInput({ env: { FLANNELD_KUBE_SUBNET_MGR: "1" } }))).toHaveLength(1);
   });
@@ -405,7 +411,7 @@ strict = "maybe"
     ["[store]\nrenew_margin = nan", "2: store.renew_margin = nan: must be 1 to 1439 (minutes)"],
     [
       "[store]\ntype = 'kubernetes'",
-      '2: store.type = "kubernetes": this release has no kubernetes store; it must be "etcd"',
+      '2: store.type = "kubernetes": this release has no kubernetes store; it must be one of "etcd", "embedded"',
     ],
     [
       "[datapath]\nengine = 'datagram'",
