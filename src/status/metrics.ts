@@ -299,9 +299,17 @@ function directionOf(reason: string): "sent" | "received" | "any" {
   return inbound.has(reason) ? "received" : "any";
 }
 
-const outbound = new Set(["noRoute", "multicast", "badOffload", "socketError", "sendQueueFull"]);
+const outbound = new Set([
+  "noRoute",
+  "multicast",
+  "badOffload",
+  "socketError",
+  "sendQueueFull",
+  "tunQueueFull",
+]);
 const inbound = new Set([
   "badVxlan",
+  "receiveBufferFull",
   "wrongVni",
   "wrongMac",
   "arp",

@@ -16,6 +16,9 @@ export const dropReasons = [
   "ecnCe",
   "socketError",
   "sendQueueFull",
+  // The kernel's own counts, which the native engine reads.
+  "tunQueueFull",
+  "receiveBufferFull",
   "tunError",
   "tunDown",
 ] as const;

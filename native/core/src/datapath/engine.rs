@@ -4,10 +4,11 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::driver::{Handover, Latency, World};
+use super::kernel_drops::{KernelDrops, queue_drops};
 use super::shared::{RefusedPacket, Shared};
 use super::{inbound, outbound};
 use crate::error::Error;
@@ -85,6 +86,7 @@ pub struct Engine {
     tun_offloads: [(&'static str, bool); 5],
     udp_gro: bool,
     local: IpAddr,
+    kernel_drops: Mutex<KernelDrops>,
 }
 
 /// What the threads work on, and whether they do.
@@ -144,6 +146,8 @@ impl Engine {
         shared.tun_uso = tun.offloads().udp_segmentation();
         tun.persist()
             .map_err(|error| Error::from_io(&error, format!("persist tun {device}")))?;
+        let mut kernel_drops = KernelDrops::default();
+        kernel_drops.look(queue_drops(device), udp.receive_drops().ok());
         Ok(Self {
             device: device.clone(),
             latency: *latency,
@@ -153,6 +157,7 @@ impl Engine {
             tun_offloads: tun.offloads().named(),
             udp_gro: udp.gro(),
             local: *local,
+            kernel_drops: Mutex::new(kernel_drops),
             ports: Mutex::new(Ports::Idle(Arc::new(tun), Arc::new(udp))),
         })
     }
@@ -334,11 +339,10 @@ impl Engine {
         let shared = &self.shared;
         let mut offloads = self.tun_offloads.to_vec();
         offloads.extend([("udpGso", shared.udp_gso()), ("udpGro", self.udp_gro)]);
+        let kernel = self.look_at_kernel_drops();
         let drops = DropReason::ALL.iter().map(|reason| {
-            (
-                reason.name(),
-                shared.outbound.dropped(*reason) + shared.inbound.dropped(*reason),
-            )
+            let ours = shared.outbound.dropped(*reason) + shared.inbound.dropped(*reason);
+            (reason.name(), ours + kernel.dropped(*reason))
         });
         let peers = shared.table.load();
         let peers = peers.peers().iter().map(|peer| PeerStats {
@@ -357,8 +361,21 @@ impl Engine {
         }
     }
 
+    fn look_at_kernel_drops(&self) -> MutexGuard<'_, KernelDrops> {
+        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drops = self
+            .kernel_drops
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Ports::Idle(_, udp) | Ports::Paused(_, udp) | Ports::Served(_, udp) = &*ports {
+            drops.look(queue_drops(&self.device), udp.receive_drops().ok());
+        }
+        drops
+    }
+
     /// Stops and joins the threads; their descriptors are then closed, and the device stays. May be called twice.
     pub fn close(&self) {
+        drop(self.look_at_kernel_drops());
         self.stop_threads();
         *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = Ports::Closed;
     }
@@ -410,6 +427,7 @@ mod tests {
             tun_offloads: [("tunChecksum", true); 5],
             udp_gro: true,
             local: [192, 0, 2, 1].into(),
+            kernel_drops: Mutex::default(),
         }
     }
 

@@ -4,6 +4,7 @@ mod coalesce;
 pub mod driver;
 pub mod engine;
 mod inbound;
+mod kernel_drops;
 mod load;
 mod outbound;
 pub mod probe;

@@ -51,6 +51,11 @@ reasons! {
     SocketError => "socketError",
     /// Outbound: the UDP socket stayed full for longer than we wait.
     SendQueueFull => "sendQueueFull",
+    /// Outbound: the TUN's queue was full: the host sends faster than packets are carried. The kernel's count.
+    TunQueueFull => "tunQueueFull",
+    /// Inbound: the socket's buffer was full: packets come faster than they are carried. The kernel's count of buffers,
+    /// each of one or more datagrams.
+    ReceiveBufferFull => "receiveBufferFull",
     /// The TUN device refused the packet.
     TunError => "tunError",
     /// Inbound: the TUN device is down.

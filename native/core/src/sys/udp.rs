@@ -121,6 +121,28 @@ impl Udp {
     pub fn gso(&self) -> bool {
         self.gso
     }
+
+    /// How often the kernel had something to receive for which there was no room in the buffer; wraps around.
+    pub fn receive_drops(&self) -> io::Result<u32> {
+        // SK_MEMINFO_VARS and SK_MEMINFO_DROPS of linux/sock_diag.h.
+        const VARS: usize = 9;
+        const DROPS: usize = 8;
+        let mut values = [0u32; VARS];
+        let mut len = size_of_val(&values) as libc::socklen_t;
+        let fd = self.receiver.as_raw_fd();
+        // SAFETY: getsockopt writes at most `len` bytes to `values`; both outlive the call.
+        check(unsafe {
+            libc::getsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                values.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        })?;
+        let [.., drops] = values;
+        Ok(if len as usize > DROPS * 4 { drops } else { 0 })
+    }
 }
 
 /// Why `fd` cannot be the socket that receives on `port`.
@@ -533,22 +555,31 @@ mod tests {
     use super::*;
     use crate::port::{Area, Message, Piece};
 
-    /// Opens sockets of a kernel that does not know `unknown`, and sends messages from one to the other.
-    fn exchange(local: &str, unknown: &[c_int]) -> Udp {
-        let local: IpAddr = local.parse().unwrap();
-        let stop = Arc::new(Stop::new().unwrap());
+    /// Opens sockets of a kernel that does not know `unknown`, on a port that is free.
+    fn open_somewhere(local: IpAddr, unknown: &[c_int]) -> Udp {
         let switch_on = |fd: &OwnedFd, option: c_int, value: c_int| match unknown.contains(&option)
         {
             false => set(fd, libc::SOL_UDP, option, value),
             true => Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT)),
         };
-        // The port is the kernel's choice: bind 0 first to learn a free one.
-        let free = std::net::UdpSocket::bind((local, 0))
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let udp = Udp::open_with(local, free, Handed::default(), stop, switch_on).unwrap();
+        for _ in 0..100 {
+            // Bind 0 to learn a free port; somebody else may take it in between.
+            let probe = std::net::UdpSocket::bind((local, 0)).unwrap();
+            let port = probe.local_addr().unwrap().port();
+            drop(probe);
+            let stop = Arc::new(Stop::new().unwrap());
+            match Udp::open_with(local, port, Handed::default(), stop, switch_on) {
+                Err(OpenError::Receiver(e)) if e.raw_os_error() == Some(libc::EADDRINUSE) => {}
+                opened => return opened.unwrap(),
+            }
+        }
+        panic!("no free port");
+    }
+
+    /// Sends messages from sockets of a kernel that does not know `unknown` to themselves.
+    fn exchange(local: &str, unknown: &[c_int]) -> Udp {
+        let local: IpAddr = local.parse().unwrap();
+        let udp = open_somewhere(local, unknown);
         let packets: Vec<u8> = (0..250u8).collect();
         let piece = |start, len| Piece {
             area: Area::Packets,
@@ -609,6 +640,21 @@ mod tests {
     #[test]
     fn messages_arrive_with_their_class_over_ipv6() {
         exchange("::1", &[]);
+    }
+
+    #[test]
+    fn what_the_receive_buffer_has_no_room_for_is_counted() {
+        let udp = open_somewhere([127, 0, 0, 1].into(), &[]);
+        set(&udp.receiver, libc::SOL_SOCKET, libc::SO_RCVBUF, 4_096).unwrap();
+        assert_eq!(udp.receive_drops().unwrap(), 0);
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..100 {
+            sender
+                .send_to(&[0; 1_000], ("127.0.0.1", udp.port))
+                .unwrap();
+        }
+        let dropped = udp.receive_drops().unwrap();
+        assert!((90..100).contains(&dropped), "{dropped}");
     }
 
     #[test]
