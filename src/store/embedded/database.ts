@@ -131,7 +131,7 @@ function prepare(db: Sqlite, path: string, lock: Sqlite): Database {
   const state = load(db, path);
   const statements = {
     version: db.query("INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?)"),
-    forget: db.query("DELETE FROM version WHERE revision = ? AND key = ?"),
+    forget: db.query("DELETE FROM version WHERE revision = ? AND sub = ?"),
     lease: db.query("INSERT OR REPLACE INTO lease VALUES (?, ?, ?)"),
     forgetLease: db.query("DELETE FROM lease WHERE id = ?"),
     meta: db.query("INSERT OR REPLACE INTO meta VALUES (?, ?)"),
@@ -175,6 +175,7 @@ function randomId(): bigint {
 
 interface VersionRow {
   readonly revision: bigint;
+  readonly sub: bigint;
   readonly key: Uint8Array;
   readonly value: Uint8Array | null;
   readonly created: bigint;
@@ -214,6 +215,7 @@ function load(db: Sqlite, path: string): StoredState {
       value: row.value ?? undefined,
       created: Number(row.created),
       modified: Number(row.revision),
+      sub: Number(row.sub),
       version: Number(row.version),
       lease: row.lease,
     })),
@@ -228,10 +230,7 @@ function load(db: Sqlite, path: string): StoredState {
 type Statements = Readonly<Record<"version" | "forget" | "lease" | "forgetLease" | "meta", Statement>>;
 
 function applyBatch(statements: Statements, batch: WriteBatch): void {
-  let [revision, sub] = [0, 0];
-  for (const { key, value, created, modified, version, lease } of batch.versions) {
-    sub = modified === revision ? sub + 1 : 0;
-    revision = modified;
+  for (const { key, value, created, modified, sub, version, lease } of batch.versions) {
     const keyBytes = Buffer.from(key, "latin1");
     statements.version.run(modified, sub, keyBytes, value ?? null, created, version, lease);
   }
@@ -240,9 +239,7 @@ function applyBatch(statements: Statements, batch: WriteBatch): void {
     else statements.lease.run(id, lease.ttlSeconds, Math.round(lease.deadlineMs));
   }
   if (batch.compaction !== undefined) {
-    for (const { modified, key } of batch.compaction.superseded) {
-      statements.forget.run(modified, Buffer.from(key, "latin1"));
-    }
+    for (const { modified, sub } of batch.compaction.superseded) statements.forget.run(modified, sub);
     statements.meta.run("compacted", batch.compaction.revision);
   }
   statements.meta.run("revision", batch.revision);

@@ -7,6 +7,8 @@ export interface Version {
   /** Revision at which the key came into being; 0 where it was deleted. */
   readonly created: number;
   readonly modified: number;
+  /** Place among the changes of that revision, from 0. */
+  readonly sub: number;
   /** Counts the writes since the key came into being, from 1; 0 where it was deleted. */
   readonly version: number;
   /** 0 for none. */
@@ -181,7 +183,8 @@ export class History {
     this.#compacted = revision;
   }
 
-  #write(version: Version): void {
+  #write(change: Omit<Version, "sub">): void {
+    const version = { ...change, sub: this.#pending.length };
     this.#append(version);
     this.#pending.push(version);
   }

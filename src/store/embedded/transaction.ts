@@ -70,7 +70,8 @@ const comparators: Readonly<Record<RangeRequest["sort_target"], (a: Version, b: 
 
 export function put(context: WriteContext, request: PutRequest): PutResponse {
   checkPut(request);
-  checkPutState(context, request);
+  checkLease(context, request);
+  checkKeyExpected(context, request);
   return applyPut(context.history, request);
 }
 
@@ -236,7 +237,8 @@ interface Touched {
 /** No key may be put twice, or put and deleted, by what can come to pass together (etcd's checkIntervals). */
 function checkOverlaps(ops: readonly RequestOp[]): Touched {
   const deletes = ops.flatMap(({ request_delete_range: one }) =>
-    one === undefined ? [] : [keyRange(one.key, one.range_end)],
+    // Unlike everywhere else an end of one zero byte is taken as it is, and so is before every key.
+    one === undefined ? [] : [{ key: one.key, end: one.range_end === "" ? undefined : one.range_end }],
   );
   const puts = new Set<string>();
   const add = (key: string, also?: Set<string>) => {
@@ -259,22 +261,34 @@ function checkOverlaps(ops: readonly RequestOp[]): Touched {
 
 // What is wrong with it as things stand.
 
-function checkState(context: WriteContext, { ops }: Chosen): void {
-  for (const op of ops) {
-    if ("chosen" in op) {
-      checkState(context, op.chosen);
-      continue;
-    }
-    const { history } = context;
-    if (op.request_range !== undefined) checkRevision(history, op.request_range.revision, history.revision);
-    if (op.request_put !== undefined) checkPutState(context, op.request_put);
+/** Of several mistakes etcd names those of puts first. */
+function checkState(context: WriteContext, chosen: Chosen): void {
+  const ops = flattened(chosen);
+  for (const { request_put } of ops) {
+    if (request_put === undefined) continue;
+    checkKeyExpected(context, request_put);
+    checkLease(context, request_put);
+  }
+  const { revision: now, compacted } = context.history;
+  for (const { request_range } of ops) {
+    const revision = request_range?.revision ?? 0;
+    if (revision > now) throw etcdErrors.futureRevision();
+    // By itself a range takes a negative revision for none; in a transaction it does not.
+    if (revision !== 0 && revision < compacted) throw etcdErrors.compacted();
   }
 }
 
-function checkPutState({ history, hasLease }: WriteContext, request: PutRequest): void {
-  const expectsKey = request.ignore_value || request.ignore_lease;
-  if (request.lease !== 0n && !hasLease(request.lease)) throw etcdErrors.leaseNotFound();
-  if (expectsKey && history.at(request.key, history.revision) === undefined) throw etcdErrors.keyNotFound();
+function flattened({ ops }: Chosen): RequestOp[] {
+  return ops.flatMap((op) => ("chosen" in op ? flattened(op.chosen) : [op]));
+}
+
+function checkLease({ hasLease }: WriteContext, { lease }: PutRequest): void {
+  if (lease !== 0n && !hasLease(lease)) throw etcdErrors.leaseNotFound();
+}
+
+function checkKeyExpected({ history }: WriteContext, { key, ignore_value, ignore_lease }: PutRequest): void {
+  if (!ignore_value && !ignore_lease) return;
+  if (history.at(key, history.revision) === undefined) throw etcdErrors.keyNotFound();
 }
 
 function checkRevision(history: History, revision: number, now: number): void {

@@ -196,7 +196,7 @@ export class WatchStream {
   /** One message, of whole revisions; whether the watch goes on. */
   #sendNext(watcher: Watcher): boolean {
     const { history } = this.#context;
-    if (watcher.next < history.compacted) {
+    if (history.compacted > 0 && watcher.next < history.compacted) {
       this.#watchers.delete(watcher.id);
       this.#sink.send({
         header: this.#context.header(0),
