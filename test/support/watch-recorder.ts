@@ -8,6 +8,8 @@ export interface WatchRecorder {
   readonly told: readonly object[];
   /** Revision of each event, in the order they came. */
   readonly revisions: readonly number[];
+  /** When the stream is over, however it ended; never rejects. */
+  readonly ended: Promise<void>;
   close(): void;
 }
 
@@ -59,9 +61,9 @@ export async function openWatchRecorder(endpoint: string, request: object): Prom
       resolve();
     }
   };
-  read()
-    .catch(() => {}) // ended by close, or by the end of its server
+  const ended = read()
+    .catch(() => {}) // by close, or by the end of its server
     .finally(resolve);
   await answered;
-  return { told, revisions, close: () => abort.abort() };
+  return { told, revisions, ended, close: () => abort.abort() };
 }
