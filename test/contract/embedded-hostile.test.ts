@@ -7,7 +7,7 @@ import { startStoreProcess, type StoreProcess } from "../support/store-process.t
 import { openWatchRecorder } from "../support/watch-recorder.ts";
 
 /** Above what it takes when idle; a queue without bounds would be hundreds more. */
-const growthMiBMax = 160;
+const growthMiBMax = 200;
 
 let store: StoreProcess;
 
@@ -152,6 +152,22 @@ test("embedded: watchers that never read cost nothing, and one that reads misses
   // Unbounded, it would be 50 times 40 kB times 600.
   expect(rssMiB() - before).toBeLessThan(growthMiBMax);
   reading.close();
+
+  // Begun to read late, it gets all of it too.
+  const [late] = lazy;
+  let heard = "";
+  late?.on("data", (chunk) => {
+    heard += chunk.toString("latin1");
+  });
+  late?.resume();
+  const revisionsHeard = () =>
+    [...heard.matchAll(/"kv":\{"key":"[^"]*","create_revision":"\d+","mod_revision":"(\d+)"/g)].map(
+      ([, text]) => Number(text),
+    );
+  for (const deadline = Date.now() + 20_000; Date.now() < deadline; await Bun.sleep(50)) {
+    if (heard.length > count * 26_000 && revisionsHeard().length >= count) break;
+  }
+  expect(revisionsHeard()).toEqual(reading.revisions as number[]);
   for (const socket of lazy) socket.destroy();
 }, 60_000);
 

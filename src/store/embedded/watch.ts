@@ -24,7 +24,7 @@ const unreadAnswersMax = 1_000;
 /** How long a client may leave its stream unread. It can go on from where it was on a new one. */
 const stalledMsMax = 60_000;
 const messageEventsMax = 1_000;
-const messageBytesMax = 1024 * 1024;
+const messageBytesMax = 256 * 1024;
 /** As etcd's: how often a watch that asked for it hears that nothing happened. */
 const progressMs = 10 * 60_000;
 
