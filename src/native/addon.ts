@@ -38,6 +38,8 @@ interface NativeAddon {
   notify(path: string, message: string): void;
   notifyDescriptors(path: string, message: string, descriptors: readonly NamedDescriptor[]): void;
   notifyBarrier(path: string): void;
+  readonly issueAuthority: Addon["issueAuthority"];
+  readonly issueCertificate: Addon["issueCertificate"];
   readonly benchBlast: BenchTools["blast"];
   readonly benchRoundTrips: BenchTools["roundTrips"];
   readonly BenchCounter: new (port: number) => BenchCounter;
@@ -68,6 +70,8 @@ export function openAddon(): Addon {
     inheritDescriptors: (names) => reported(() => native.inheritDescriptors(names)),
     openDoor: (path) => reported(() => guarded(new native.Door(path))),
     takeOver: (path) => reported(() => native.takeOver(path)),
+    issueAuthority: (...args) => reported(() => native.issueAuthority(...args)),
+    issueCertificate: (...args) => reported(() => native.issueCertificate(...args)),
   };
 }
 

@@ -73,6 +73,34 @@ export interface Door {
   grant(descriptors: readonly NamedDescriptor[]): Promise<boolean>;
   /** Ends `next`, and lets a successor begin; may be called twice. */
   close(): void;
+  /** A new authority for certificates, with times in seconds since 1970. Errors: EINVAL. */
+  issueAuthority(commonName: string, notBefore: number, notAfter: number): IssuedCertificate;
+  /** A certificate with a new key, signed by an authority made by `issueAuthority`. Errors: EINVAL. */
+  issueCertificate(
+    authorityName: string,
+    authorityKey: string,
+    request: CertificateRequest,
+  ): IssuedCertificate;
+}
+
+/** ECDSA on P-256; both PEM, the key PKCS #8. */
+export interface IssuedCertificate {
+  readonly certificate: string;
+  readonly key: string;
+}
+
+export interface CertificateRequest {
+  readonly commonName: string;
+  /** None where empty. */
+  readonly organization: string;
+  /** Host names and IP addresses that a server answers under. */
+  readonly names: readonly string[];
+  /** What it may prove. */
+  readonly server: boolean;
+  readonly client: boolean;
+  /** Seconds since 1970, both included. */
+  readonly notBefore: number;
+  readonly notAfter: number;
 }
 
 export interface Claim {

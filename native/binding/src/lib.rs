@@ -5,6 +5,7 @@
 )]
 
 mod bench;
+mod certificate;
 mod claim;
 mod engine;
 mod firewall;

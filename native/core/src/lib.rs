@@ -1,5 +1,6 @@
 //! What flannel-lite needs from Linux: netlink and the packet path. Knows nothing of JavaScript.
 pub mod bench;
+pub mod certificate;
 pub mod claim;
 pub mod datapath;
 pub mod error;
