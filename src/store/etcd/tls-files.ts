@@ -47,7 +47,10 @@ export function openTlsSource(files: TlsFiles, log: Log, clock: Clock): TlsSourc
       try {
         stamp = await stampOf(files);
         if (good?.stamp === stamp) return good.material;
-        good = { stamp, material: await load(files) };
+        const material = await load(files);
+        // Somebody else may have loaded the same meanwhile: connections are made anew for what is another set.
+        if (good?.stamp === stamp) return good.material;
+        good = { stamp, material };
         warnExpired(good.material);
         complained = "";
         return good.material;

@@ -58,3 +58,11 @@ test("etcd TLS files: a client certificate that has expired is said once, and us
   expect(log.messages).toEqual(["our client certificate for etcd has expired"]);
   expect(log.lines.join()).toContain(cert);
 });
+
+test("etcd: two that ask at the same time get the same set, so that neither's connection is replaced by the other's", async () => {
+  using certificates = openCertificates();
+  const caFile = certificates.authority("ca");
+  const source = openTlsSource({ caFile }, recordingLog(), systemClock);
+  const [one, other] = await Promise.all([source.current(), source.current()]);
+  expect(one === other).toBe(true);
+});
