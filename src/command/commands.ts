@@ -64,7 +64,7 @@ export const commands: readonly Command[] = [
   },
   {
     name: "store",
-    doc: "serve: keep leases here for a site without etcd, answering as etcd does until SIGTERM.",
+    doc: "Keep leases here for a site without etcd, answering as etcd does; certificates, users, backups, moving out.",
     words: storeWords,
     flags: storeFlags,
     abandonable: true,

@@ -53,12 +53,13 @@ export function inconsistencies(
 
 /** Warnings for what is set for a store that is not the one in use. */
 export function unselected({ store }: Config, origins: ReadonlyMap<string, string>): readonly string[] {
-  // The prefix names the network, wherever it is kept.
+  // The prefix names the network, wherever it is kept, and the daemon is a client of what it serves.
+  const ofClients = ["prefix", "cafile", "certfile", "keyfile", "username", "password", "password_file"];
   const isMoot = (path: string) =>
     path.startsWith("kubernetes.") ||
     (store.type === "embedded"
-      ? path.startsWith("store.etcd.") && path !== "store.etcd.prefix"
-      : path.startsWith("store.embedded."));
+      ? path.startsWith("store.etcd.") && !ofClients.some((name) => path === `store.etcd.${name}`)
+      : path === "store.embedded.serve"); // the rest is for "store serve" too
   return [...origins]
     .filter(([path, origin]) => isMoot(path) && origin !== "default")
     .map(

@@ -26,6 +26,8 @@ export interface LoadInput {
 /** A flag that belongs to one command, such as `json`. */
 export interface CommandFlag extends FlagDefinition {
   readonly doc: string;
+  /** May be given more than once; the text then has a value on each line. */
+  readonly repeats?: true;
 }
 
 export interface Loaded {
@@ -127,7 +129,8 @@ function commandTexts(
     const word = flag.isBool ? goBoolean(text)?.toString() : text;
     if (word === undefined) {
       problems.push(`invalid boolean value ${JSON.stringify(text)} for -${name}: parse error`);
-    } else texts.set(name, word);
+    } else if (flag.repeats === true && texts.has(name)) texts.set(name, `${texts.get(name)}\n${word}`);
+    else texts.set(name, word);
   }
   return { texts, problems };
 }

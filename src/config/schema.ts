@@ -127,12 +127,28 @@ const root = table("", {
         fallback: false,
       }),
       listen: option(kind.listenAddress, {
-        doc: "Where to serve it, on loopback.",
+        doc: "Where to serve it; beyond loopback only with certfile, keyfile, and client_cafile or users_file.",
         fallback: "127.0.0.1:2379",
       }),
       data_dir: option(kind.absolutePath, {
         doc: "Directory of its database.",
         fallback: "/var/lib/flannel-lite/store",
+      }),
+      certfile: option(kind.absolutePath, {
+        doc: "Certificate that the store proves itself with (PEM), for TLS; goes with keyfile. flannel-lite store init makes one.",
+        example: "/var/lib/flannel-lite/store/certs/server.crt",
+      }),
+      keyfile: option(kind.absolutePath, {
+        doc: "The certificate's private key (PEM).",
+        example: "/var/lib/flannel-lite/store/certs/server.key",
+      }),
+      client_cafile: option(kind.absolutePath, {
+        doc: "Certificates (PEM) that clients' must be signed by; with it a client needs one, or a login where users_file is set.",
+        example: "/var/lib/flannel-lite/store/certs/ca.crt",
+      }),
+      users_file: option(kind.absolutePath, {
+        doc: "Users who may log in with a password, a line each as flannel-lite store password writes it.",
+        example: "/etc/flannel/store-users",
       }),
     }),
   }),

@@ -46,6 +46,14 @@ export interface Addon {
    * ECONNREFUSED nobody is there; EPERM it is another user's; EAGAIN it does not answer; EPROTO nonsense.
    */
   takeOver(path: string): Promise<Descriptors | string>;
+  /** A new authority for certificates, with times in seconds since 1970. Errors: EINVAL. */
+  issueAuthority(commonName: string, notBefore: number, notAfter: number): IssuedCertificate;
+  /** A certificate with a new key, signed by an authority made by `issueAuthority`. Errors: EINVAL. */
+  issueCertificate(
+    authorityName: string,
+    authorityKey: string,
+    request: CertificateRequest,
+  ): IssuedCertificate;
 }
 
 /** An open descriptor of this process, with the name by which the next one knows it. */
@@ -73,14 +81,6 @@ export interface Door {
   grant(descriptors: readonly NamedDescriptor[]): Promise<boolean>;
   /** Ends `next`, and lets a successor begin; may be called twice. */
   close(): void;
-  /** A new authority for certificates, with times in seconds since 1970. Errors: EINVAL. */
-  issueAuthority(commonName: string, notBefore: number, notAfter: number): IssuedCertificate;
-  /** A certificate with a new key, signed by an authority made by `issueAuthority`. Errors: EINVAL. */
-  issueCertificate(
-    authorityName: string,
-    authorityKey: string,
-    request: CertificateRequest,
-  ): IssuedCertificate;
 }
 
 /** ECDSA on P-256; both PEM, the key PKCS #8. */

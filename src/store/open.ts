@@ -6,6 +6,8 @@ import type { EtcdStoreOptions } from "./etcd/context.ts";
 import { type Migration, migrateV2 } from "./etcd/migrate.ts";
 import { openEtcdOperator } from "./etcd/operator.ts";
 import { openEtcdStore } from "./etcd/store.ts";
+import { type Transfer, transfer } from "./etcd/transfer.ts";
+import type { TrustSettings } from "./embedded/trust.ts";
 import type { StoreOperator } from "./operator.ts";
 import type { Store } from "./store.ts";
 
@@ -52,6 +54,40 @@ export async function migrateStore(
   return await migrateV2(etcdOptions(store, environment), stop);
 }
 
+/** The other end of a migration: another store with the same prefix. */
+export interface RemoteStore {
+  readonly endpoints: readonly string[];
+  readonly cafile: string | undefined;
+  readonly certfile: string | undefined;
+  readonly keyfile: string | undefined;
+  readonly username: string | undefined;
+  readonly passwordFile: string | undefined;
+}
+
+/**
+ * Copies the network between the store that the configuration names and another one.
+ * @throws FlannelError as {@link transfer}
+ */
+export async function transferStore(
+  { store }: Pick<Config, "store">,
+  { remote, direction }: { readonly remote: RemoteStore; readonly direction: "to" | "from" },
+  environment: StoreEnvironment,
+  stop: AbortSignal,
+): Promise<Transfer> {
+  const here = etcdOptions(store, environment);
+  const { cafile, certfile, keyfile, ...rest } = remote;
+  const tls = defined({ caFile: cafile, certFile: certfile, keyFile: keyfile });
+  const there = { ...defined(rest), tls, prefix: store.etcd.prefix, ...environment };
+  return await (direction === "to" ? transfer(here, there, stop) : transfer(there, here, stop));
+}
+
+/** How the embedded store tells its clients from strangers. */
+export function trustSettings({ store: { etcd, embedded } }: Pick<Config, "store">): TrustSettings {
+  const { certfile, keyfile, clientCafile, usersFile } = embedded;
+  const files = { certFile: certfile, keyFile: keyfile, clientCaFile: clientCafile, usersFile };
+  return { ...defined(files), prefix: etcd.prefix };
+}
+
 /**
  * Serves the embedded store where the configuration has this host do so; undefined elsewhere. The store of
  * {@link openStore} is its client, as those of other hosts are.
@@ -59,12 +95,14 @@ export async function migrateStore(
  * @throws FlannelError of openStoreServer
  */
 export async function openServedStore(
-  { store: { type, embedded } }: Pick<Config, "store">,
+  config: Pick<Config, "store">,
   { version, patient, log, clock }: StoreEnvironment & { version: string; patient: boolean },
 ): Promise<AsyncDisposable | undefined> {
+  const { type, embedded } = config.store;
   if (type !== "embedded" || !embedded.serve) return undefined;
   const { openStoreServer } = await import("./embedded/serve.ts");
-  const open = () => openStoreServer({ dataDir: embedded.dataDir, listen: embedded.listen, log, version });
+  const { dataDir, listen } = embedded;
+  const open = () => openStoreServer({ dataDir, listen, log, version, trust: trustSettings(config) });
   return patient ? openPatiently(open, { log, clock }) : await open();
 }
 
@@ -103,13 +141,21 @@ function etcdOptions(
   environment: StoreEnvironment,
 ): EtcdStoreOptions {
   const ttlSeconds = leaseTtl * 60;
-  if (type === "embedded") {
-    const endpoints = [`http://${embedded.listen}`];
-    return { endpoints, prefix: etcd.prefix, ttlSeconds, ...environment };
-  }
   const { cafile, certfile, keyfile, ...rest } = etcd;
   const tls = defined({ caFile: cafile, certFile: certfile, keyFile: keyfile });
+  if (type === "embedded") {
+    const { username, password, passwordFile, prefix } = etcd;
+    const scheme = embedded.certfile === undefined ? "http" : "https";
+    const credentials = defined({ username, password, passwordFile });
+    const endpoints = [`${scheme}://${reachable(embedded.listen)}`];
+    return { endpoints, ...credentials, tls, prefix, ttlSeconds, ...environment };
+  }
   return { ...defined(rest), tls, ttlSeconds, ...environment };
+}
+
+/** Where this host reaches what listens there: on every address means on loopback too. */
+function reachable(listen: string): string {
+  return listen.replace(/^0\.0\.0\.0:/, "127.0.0.1:").replace(/^\[::\]:/, "[::1]:");
 }
 
 /** Without the members that are undefined. */

@@ -97,8 +97,10 @@ function takeLock(directory: string): Sqlite {
   });
 }
 
-/** Looks at the file without writing to it. */
-function checkFile(db: Sqlite, path: string): void {
+/**
+ * Looks at a database file without changing it. @throws FlannelError `store/corrupt`, `store/newer`
+ */
+export function checkFile(db: Sqlite, path: string): void {
   guarded(path, () => db.run("PRAGMA query_only = ON"));
   const pragma = (name: string) =>
     guarded(path, () => Object.values((db.query(`PRAGMA ${name}`).get() ?? {}) as object)[0] as unknown);
@@ -247,7 +249,7 @@ function applyBatch(statements: Statements, batch: WriteBatch): void {
 }
 
 /** Does it, and says for people what SQLite's error means. */
-function guarded<T>(path: string, work: () => T): T {
+export function guarded<T>(path: string, work: () => T): T {
   try {
     return work();
   } catch (cause) {
@@ -272,7 +274,7 @@ function guarded<T>(path: string, work: () => T): T {
   }
 }
 
-function corrupt(path: string, reason: string, cause?: unknown): FlannelError {
+export function corrupt(path: string, reason: string, cause?: unknown): FlannelError {
   return new FlannelError(
     "store/corrupt",
     "the lease store's file is damaged",

@@ -38,6 +38,12 @@ export const etcdErrors = {
   leaseNotFound: () => new RpcError("notFound", "etcdserver: requested lease not found"),
   leaseExists: () => new RpcError("failedPrecondition", "etcdserver: lease already exists"),
   leaseTtlTooLarge: () => new RpcError("outOfRange", "etcdserver: too large lease TTL"),
+  permissionDenied: () => new RpcError("permissionDenied", "etcdserver: permission denied"),
+  userEmpty: () => new RpcError("invalidArgument", "etcdserver: user name is empty"),
+  authFailed: () =>
+    new RpcError("invalidArgument", "etcdserver: authentication failed, invalid user ID or password"),
+  invalidToken: () => new RpcError("unauthenticated", "etcdserver: invalid auth token"),
+  tooManyRequests: () => new RpcError("resourceExhausted", "etcdserver: too many requests"),
   authNotEnabled: () => new RpcError("failedPrecondition", "etcdserver: authentication is not enabled"),
 } as const;
 

@@ -1,4 +1,4 @@
-import type { Authorize, Identity } from "./authorize.ts";
+import type { Access, ClientCertificate, Identity } from "./authorize.ts";
 import { etcdErrors, malformed, RpcError, rpcStatus } from "./errors.ts";
 import type { HttpReply, HttpRequest } from "./http.ts";
 import { fromJson, toJson } from "./json.ts";
@@ -20,7 +20,7 @@ export const bodyBytesMax = 3 * 1024 * 1024;
 
 export interface FaceContext {
   readonly service: StoreService;
-  readonly authorize: Authorize;
+  readonly access: Access;
   /** Told of what is no answer to a client's mistake but a mistake of ours. */
   readonly onBug: (error: unknown) => void;
 }
@@ -31,8 +31,8 @@ const text = "text/plain; charset=utf-8";
 
 /** etcd's JSON gateway (grpc-gateway): a POST for each call, a stream of lines for watches. */
 export function openGateway(context: FaceContext) {
-  return (request: HttpRequest, reply: HttpReply, commonName: string | undefined): void => {
-    const identity = { commonName, token: request.headers.get("authorization") ?? "" };
+  return (request: HttpRequest, reply: HttpReply, certificate: ClientCertificate | undefined): void => {
+    const identity = { certificate, token: request.headers.get("authorization") ?? "" };
     void answer(context, { request, reply, identity }).catch((error: unknown) => {
       if (!(error instanceof RpcError)) context.onBug(error);
       const { status, message } =
@@ -65,7 +65,7 @@ async function answer(context: FaceContext, call: Call): Promise<void> {
 }
 
 async function answerUnary(
-  { service, authorize }: FaceContext,
+  { service, access }: FaceContext,
   { request: { path, body }, reply, identity }: Call,
   method: Unary | undefined,
 ): Promise<void> {
@@ -73,17 +73,17 @@ async function answerUnary(
   const [request = fromJson(method.request, {})] = parseMessages(method.request, body);
   if (body.length > requestBytesMax && valueBytes(request) > requestBytesMax)
     throw etcdErrors.requestTooLarge();
-  authorize(identity, { rpc: method.rpc, request });
-  const response = await method.call(service, request);
+  access.authorize(identity, { rpc: method.rpc, request });
+  const response = await method.call(service, request, access);
   reply.send(200, json, toJson(method.response, response));
 }
 
 async function answerKeepAlive(
-  { service, authorize }: FaceContext,
+  { service, access }: FaceContext,
   { request: { body }, reply, identity }: Call,
 ): Promise<void> {
   const requests = parseMessages(leaseKeepAliveRequest, body);
-  for (const request of requests) authorize(identity, { rpc: keepAliveMethod.rpc, request });
+  for (const request of requests) access.authorize(identity, { rpc: keepAliveMethod.rpc, request });
   const answers: string[] = [];
   for (const { ID } of requests) {
     const header = service.header();
@@ -95,12 +95,9 @@ async function answerKeepAlive(
   reply.end();
 }
 
-function answerWatch(
-  { service, authorize }: FaceContext,
-  { request: { body }, reply, identity }: Call,
-): void {
+function answerWatch({ service, access }: FaceContext, { request: { body }, reply, identity }: Call): void {
   const requests = parseMessages(watchRequest, body);
-  for (const request of requests) authorize(identity, { rpc: watchMethod.rpc, request });
+  for (const request of requests) access.authorize(identity, { rpc: watchMethod.rpc, request });
   reply.open(json);
   const stream = service.watches.open({
     send: (message: WatchResponse) => reply.write(`{"result":${toJson(watchResponse, message)}}\n`),

@@ -1,6 +1,6 @@
 import * as grpc from "@grpc/grpc-js";
 import type { Socket } from "node:net";
-import type { Identity } from "./authorize.ts";
+import type { ClientCertificate, Identity } from "./authorize.ts";
 import { etcdErrors, RpcError, rpcStatus } from "./errors.ts";
 import { type FaceContext, requestBytesMax } from "./gateway.ts";
 import { keepAliveMethod, type Unary, unaryMethods, unimplemented, watchMethod } from "./methods.ts";
@@ -18,7 +18,7 @@ grpc.setLogVerbosity(grpc.logVerbosity.NONE);
 /** etcd's own protocol, for etcdctl and stock flanneld. Loaded by the first connection that speaks HTTP/2. */
 export interface GrpcFace {
   /** Takes a connection over, whose first bytes were put back. */
-  take(socket: Socket): void;
+  take(socket: Socket, certificate: ClientCertificate | undefined): void;
   close(): void;
 }
 
@@ -32,8 +32,23 @@ const settings: grpc.ServerOptions = {
   "grpc.keepalive_timeout_ms": 20_000,
 };
 
-export function openGrpcFace(context: FaceContext): GrpcFace {
+type AnyCall = grpc.ServerUnaryCall<Buffer, Buffer> | grpc.ServerDuplexStream<Buffer, Buffer>;
+
+interface GrpcContext extends FaceContext {
+  identityOf(call: AnyCall): Identity;
+}
+
+export function openGrpcFace(face: FaceContext): GrpcFace {
   const server = new grpc.Server(settings);
+  // The library tells of a connection only whom it is with.
+  const certificates = new Map<string, ClientCertificate>();
+  const context: GrpcContext = {
+    ...face,
+    identityOf(call) {
+      const [token = ""] = call.metadata.get("token");
+      return { certificate: certificates.get(call.getPeer()), token: token.toString() };
+    },
+  };
   const methods = [
     ...unaryMethods.map((method) => unaryEntry(context, method)),
     watchEntry(context),
@@ -46,7 +61,12 @@ export function openGrpcFace(context: FaceContext): GrpcFace {
   );
   const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
   return {
-    take(socket) {
+    take(socket, certificate) {
+      if (certificate !== undefined) {
+        const peer = `${socket.remoteAddress}:${socket.remotePort}`;
+        certificates.set(peer, certificate);
+        socket.once("close", () => certificates.delete(peer));
+      }
       injector.injectConnection(socket);
       socket.resume();
     },
@@ -76,12 +96,13 @@ function definitionOf(rpc: string, isStream: { request: boolean; response: boole
   };
 }
 
-function unaryEntry(context: FaceContext, method: Unary): Entry {
-  const answer = async ({ request: bytes, metadata }: grpc.ServerUnaryCall<Buffer, Buffer>) => {
+function unaryEntry(context: GrpcContext, method: Unary): Entry {
+  const answer = async (call: grpc.ServerUnaryCall<Buffer, Buffer>) => {
+    const bytes = call.request;
     const request = fromProtobuf(method.request, bytes);
     if (bytes.length > requestBytesMax) throw etcdErrors.requestTooLarge();
-    context.authorize(identityOf(metadata), { rpc: method.rpc, request });
-    return toProtobuf(method.response, await method.call(context.service, request));
+    context.access.authorize(context.identityOf(call), { rpc: method.rpc, request });
+    return toProtobuf(method.response, await method.call(context.service, request, context.access));
   };
   return {
     definition: definitionOf(method.rpc, { request: false, response: false }),
@@ -96,7 +117,7 @@ function unaryEntry(context: FaceContext, method: Unary): Entry {
 
 type Stream = grpc.ServerDuplexStream<Buffer, Buffer>;
 
-function watchEntry(context: FaceContext): Entry {
+function watchEntry(context: GrpcContext): Entry {
   const handler = (call: Stream) => {
     let blocked = false;
     const stream = context.service.watches.open({
@@ -115,7 +136,7 @@ function watchEntry(context: FaceContext): Entry {
     call.on("data", (bytes: Buffer) => {
       try {
         const request = fromProtobuf(watchRequest, bytes);
-        context.authorize(identityOf(call.metadata), { rpc: watchMethod.rpc, request });
+        context.access.authorize(context.identityOf(call), { rpc: watchMethod.rpc, request });
         stream.request(request);
       } catch (error) {
         stream.close();
@@ -130,11 +151,11 @@ function watchEntry(context: FaceContext): Entry {
   return { definition: definitionOf(watchMethod.rpc, { request: true, response: true }), handler };
 }
 
-function keepAliveEntry(context: FaceContext): Entry {
+function keepAliveEntry(context: GrpcContext): Entry {
   const answer = async (call: Stream) => {
     for await (const bytes of call as AsyncIterable<Buffer>) {
       const request = fromProtobuf(leaseKeepAliveRequest, bytes);
-      context.authorize(identityOf(call.metadata), { rpc: keepAliveMethod.rpc, request });
+      context.access.authorize(context.identityOf(call), { rpc: keepAliveMethod.rpc, request });
       const header = context.service.header();
       const TTL = await context.service.keepAlive(request.ID);
       call.write(toProtobuf(leaseKeepAliveResponse, { header, ID: request.ID, TTL }));
@@ -158,12 +179,7 @@ const snapshotEntry: Entry = {
   },
 };
 
-function identityOf(metadata: grpc.Metadata): Identity {
-  const [token = ""] = metadata.get("token");
-  return { commonName: undefined, token: token.toString() };
-}
-
-function statusOf({ onBug }: FaceContext, error: unknown): grpc.StatusObject {
+function statusOf({ onBug }: GrpcContext, error: unknown): grpc.StatusObject {
   if (error instanceof RpcError) return asStatus(error);
   onBug(error);
   return asStatus(new RpcError("unknown", "an error of flannel-lite"));

@@ -1,9 +1,10 @@
 import { createServer, isIPv6, type Socket } from "node:net";
 import { errorText, FlannelError } from "../../base/error.ts";
 import type { Log } from "../../base/log.ts";
-import { allowAll, type Authorize } from "./authorize.ts";
+import { type Access, allowAll, type ClientCertificate } from "./authorize.ts";
 import { bodyBytesMax, openGateway } from "./gateway.ts";
 import { type Budget, HttpConnection, type HttpLimits } from "./http.ts";
+import type { ServerTls } from "./server-tls.ts";
 import type { StoreService } from "./service.ts";
 
 export interface ListenerOptions {
@@ -12,7 +13,9 @@ export interface ListenerOptions {
   /** 0 for one that is free. */
   readonly port: number;
   readonly log: Log;
-  readonly authorize?: Authorize;
+  /** Without it everything is in the clear. */
+  readonly tls?: ServerTls;
+  readonly access?: Access;
   readonly limits?: Partial<ListenerLimits>;
 }
 
@@ -42,6 +45,7 @@ const http2Start = "PRI";
 /** One that has said nothing yet. */
 interface Connection {
   readonly socket: Socket;
+  readonly certificate: ClientCertificate | undefined;
   /** Undefined until the first bytes tell. */
   face: HttpConnection | "grpc" | undefined;
 }
@@ -55,7 +59,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
   const limits = { ...defaultLimits, ...options.limits };
   const onBug = (error: unknown) =>
     log.error("a call to the lease store failed", { error: errorText(error) });
-  const context = { service, authorize: options.authorize ?? allowAll, onBug };
+  const context = { service, access: options.access ?? allowAll, onBug };
   const gateway = openGateway(context);
   const budget: Budget = { bytesLeft: limits.requestBytesMax };
   const connections = new Set<Connection>();
@@ -69,7 +73,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
       socket.unshift(first);
       grpc ??= import("./grpc.ts").then(({ openGrpcFace }) => openGrpcFace(context));
       grpc.then(
-        (face) => face.take(socket),
+        (face) => face.take(socket, connection.certificate),
         (error) => {
           onBug(error);
           socket.destroy();
@@ -78,7 +82,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
       return;
     }
     connection.face = new HttpConnection(socket, {
-      handle: (request, reply) => gateway(request, reply, undefined),
+      handle: (request, reply) => gateway(request, reply, connection.certificate),
       limits,
       budget,
     });
@@ -97,10 +101,10 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     return false;
   };
 
-  const server = createServer({ noDelay: true, keepAlive: true }, (socket) => {
+  const accept = (socket: Socket, certificate?: ClientCertificate) => {
     socket.on("error", () => socket.destroy());
     if (!makeRoom()) return void socket.destroy();
-    const connection: Connection = { socket, face: undefined };
+    const connection: Connection = { socket, certificate, face: undefined };
     connections.add(connection);
     const timer = setTimeout(() => socket.destroy(), limits.requestMsMax);
     socket.on("close", () => {
@@ -116,7 +120,11 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
       choose(connection, seen);
     };
     socket.on("data", look);
-  });
+  };
+  const server =
+    options.tls === undefined
+      ? createServer({ noDelay: true, keepAlive: true }, (socket) => accept(socket))
+      : options.tls.createServer(accept);
   await listen(server, host, port);
   const address = server.address();
   const bound = typeof address === "object" && address !== null ? address.port : port;

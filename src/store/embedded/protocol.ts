@@ -165,6 +165,7 @@ export const leaseGrantResponse = response("LeaseGrantResponse", {
   error: text(4),
 });
 export const leaseRevokeRequest = request("LeaseRevokeRequest", { ID: id(1) });
+export type LeaseRevokeRequest = MessageValue<typeof leaseRevokeRequest>;
 export const leaseRevokeResponse = response("LeaseRevokeResponse", { header });
 export const leaseKeepAliveRequest = request("LeaseKeepAliveRequest", { ID: id(1) });
 export const leaseKeepAliveResponse = response("LeaseKeepAliveResponse", { header, ID: id(2), TTL: int(3) });

@@ -1,10 +1,10 @@
 import type { Log } from "../../base/log.ts";
 import { FlannelError } from "../../base/error.ts";
 import { type ListenAddress, listenAddressText, tryParseListenAddress } from "../../net/listen-address.ts";
-import type { Authorize } from "./authorize.ts";
 import { openDatabase } from "./database.ts";
 import { type Listener, type ListenerLimits, openListener } from "./listener.ts";
 import { type ServiceLimits, StoreService } from "./service.ts";
+import { openTrust, type TrustSettings } from "./trust.ts";
 
 export interface ServeOptions {
   /** Made where it is not there. */
@@ -14,7 +14,8 @@ export interface ServeOptions {
   readonly log: Log;
   /** Of the program. */
   readonly version: string;
-  readonly authorize?: Authorize;
+  /** Without it whoever is on this host may do everything, in the clear. */
+  readonly trust?: TrustSettings;
   readonly serviceLimits?: Partial<ServiceLimits>;
   readonly listenerLimits?: Partial<ListenerLimits>;
 }
@@ -28,13 +29,13 @@ export interface StoreServer extends AsyncDisposable {
 
 /**
  * Serves the leases in a data directory until it is disposed of.
- * @throws FlannelError of the database and the listener; `store/no-tls` for an address others can reach
+ * @throws FlannelError of the database and the listener; those of openTrust
  */
 export async function openStoreServer(options: ServeOptions): Promise<StoreServer> {
   const { log, version } = options;
   const { ip, port } = parseListen(options.listen);
   const host = `${ip}`;
-  requireLoopback(host);
+  const trust = openTrust(options.trust ?? { prefix: "/" }, host, log);
   const database = openDatabase(options.dataDir);
   const service = new StoreService({
     database,
@@ -48,10 +49,11 @@ export async function openStoreServer(options: ServeOptions): Promise<StoreServe
       log,
       host,
       port,
-      ...(options.authorize && { authorize: options.authorize }),
+      access: trust.access(service),
+      ...(trust.tls && { tls: trust.tls }),
       ...(options.listenerLimits && { limits: options.listenerLimits }),
     });
-    const endpoint = `http://${listenAddressText({ ip, port: listener.port })}`;
+    const endpoint = `${trust.tls === undefined ? "http" : "https"}://${listenAddressText({ ip, port: listener.port })}`;
     log.info("lease store serves", {
       endpoint,
       dataDir: options.dataDir,
@@ -64,10 +66,12 @@ export async function openStoreServer(options: ServeOptions): Promise<StoreServe
       async [Symbol.asyncDispose]() {
         await listener[Symbol.asyncDispose]();
         service.close();
+        trust[Symbol.dispose]();
       },
     };
   } catch (error) {
     service.close();
+    trust[Symbol.dispose]();
     throw error;
   }
 }
@@ -81,16 +85,5 @@ function parseListen(text: string): ListenAddress {
     "not an address to listen on",
     { listen: text.slice(0, 200) },
     { exitCode: 2, remedy: "Write it as 127.0.0.1:2379 or [::1]:2379." },
-  );
-}
-
-/** In the clear, only this host may reach it. */
-function requireLoopback(host: string): void {
-  if (host.startsWith("127.") || host === "::1") return;
-  throw new FlannelError(
-    "store/no-tls",
-    "the lease store is not served in the clear to other hosts",
-    { address: host },
-    { exitCode: 2, remedy: "Listen on 127.0.0.1 or [::1]; this release has no TLS for it yet." },
   );
 }
