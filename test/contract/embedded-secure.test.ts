@@ -288,3 +288,10 @@ async function until(isSo: () => Promise<boolean>): Promise<void> {
     if (Date.now() > deadline) throw new Error("it did not come to be so");
   }
 }
+
+test("embedded: curl, which speaks both versions of HTTP, reaches the gateway", async () => {
+  const { caFile = "", certFile = "", keyFile = "" } = site.admin;
+  const files = ["--cacert", caFile, "--cert", certFile, "--key", keyFile];
+  const { stdout } = Bun.spawnSync(["curl", "-sS", "-m", "10", ...files, `${server.endpoint}/health`]);
+  expect(stdout.toString()).toBe('{"health":"true"}');
+});

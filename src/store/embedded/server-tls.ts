@@ -80,7 +80,8 @@ export function openServerTls(options: ServerTlsOptions): ServerTls {
         {
           ...context,
           minVersion: "TLSv1.2",
-          ALPNProtocols: ["h2", "http/1.1"],
+          // A client that speaks both, such as curl, means the gateway; those of gRPC speak HTTP/2 only.
+          ALPNProtocols: ["http/1.1", "h2"],
           requestCert: files.clientCaFile !== undefined,
           rejectUnauthorized: !certificateOptional,
           handshakeTimeout: handshakeMsMax,
