@@ -292,6 +292,7 @@ async function until(isSo: () => Promise<boolean>): Promise<void> {
 test("embedded: curl, which speaks both versions of HTTP, reaches the gateway", async () => {
   const { caFile = "", certFile = "", keyFile = "" } = site.admin;
   const files = ["--cacert", caFile, "--cert", certFile, "--key", keyFile];
-  const { stdout } = Bun.spawnSync(["curl", "-sS", "-m", "10", ...files, `${server.endpoint}/health`]);
-  expect(stdout.toString()).toBe('{"health":"true"}');
+  const command = ["curl", "-sS", "-m", "10", ...files, `${server.endpoint}/health`];
+  const child = Bun.spawn(command, { stdout: "pipe", stderr: "inherit", timeout: 20_000 });
+  expect(await new Response(child.stdout).text()).toBe('{"health":"true"}');
 });
