@@ -58,6 +58,7 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,systemctl,systemd)
 	@$(call need,ansible-playbook,ansible-core)
 	@$(call need,python3,python3-minimal)
+	@$(call need_file,/usr/lib/cni/bridge,containernetworking-plugins)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
 
 .PHONY: profile
@@ -117,10 +118,12 @@ help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
 
 # No file of the current directory is read at run time, and names stay whole in traces (--production would
-# shorten them, so NODE_ENV is defined instead). Never strip the result: it would lose the program.
+# shorten them, so NODE_ENV is defined instead). Split, so that the CNI plugin's start loads no more than the plugin;
+# the maps beside the program are in it too. Never strip the result: it would lose the program.
 $(BINARY): $(SOURCES) $(ADDON) node_modules/.package-lock.json
-	$(BUN) build --compile --minify-whitespace --minify-syntax --bytecode --format=esm --sourcemap=inline \
+	$(BUN) build --compile --splitting --minify-whitespace --minify-syntax --bytecode --format=esm --sourcemap=inline \
 	  --define process.env.NODE_ENV='"production"' --no-compile-autoload-dotenv --no-compile-autoload-bunfig src/main.ts --outfile $@
+	rm -f dist/*.js.map
 
 $(ADDON): $(NATIVE_SOURCES)
 	@native/ensure-rust.sh
@@ -144,3 +147,6 @@ $(ETCD):
 
 # $(call need,PROGRAM,PACKAGE): installs PACKAGE where PROGRAM is missing.
 need = command -v $(1) >/dev/null || { echo "installing $(2)"; $(APT_INSTALL) $(2); }
+
+# $(call need_file,PATH,PACKAGE): the same for what is not in PATH.
+need_file = test -e $(1) || { echo "installing $(2)"; $(APT_INSTALL) $(2); }

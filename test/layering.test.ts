@@ -7,10 +7,11 @@ import { dirname, join, normalize } from "node:path";
  * a file; arrows run down the page, so no room stands in a line above its own.
  */
 const mayImport: readonly (readonly [string, readonly string[]])[] = [
-  ["main.ts", ["command", "config", "version.ts"]],
+  ["main.ts", ["command", "cni"]],
   [
     "command",
     [
+      "cni",
       "bench",
       "demo",
       "daemon.ts",
@@ -30,6 +31,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
       "version.ts",
     ],
   ],
+  ["cni", ["version.ts"]],
   ["bench", ["demo", "native", "store", "lease", "status", "version.ts"]],
   ["demo", ["status"]],
   [
@@ -135,4 +137,13 @@ test("layering: base imports nothing of ours, and only main.ts ends the process"
   ).toEqual([]);
   const exits = files.filter((file) => readFileSync(join(src, file), "utf8").includes("process.exit("));
   expect(exits).toEqual(["main.ts"]);
+});
+
+test("layering: the CNI plugin loads itself and what is below it, and the start loads neither side at once", () => {
+  const text = readFileSync(join(src, "main.ts"), "utf8");
+  expect([...text.matchAll(/^import .* from "(.*)";$/gm)].map(([, from]) => from)).toEqual(["node:path"]);
+  const reached = new Set(["cni/plugin.ts"]);
+  for (const file of reached)
+    for (const target of importsOf(file)) if (!target.startsWith("..")) reached.add(target);
+  expect([...new Set([...reached].map(roomOf))].sort()).toEqual(["base", "cni", "net", "version.ts"]);
 });

@@ -18,6 +18,8 @@ export interface AtomicFileOptions {
   readonly mode: number;
   /** Permission bits of directories that had to be made. */
   readonly directoryMode: number;
+  /** Whether a file that exists gets `mode` too. */
+  readonly exactMode?: boolean;
 }
 
 /**
@@ -33,7 +35,7 @@ export function writeFileAtomic(path: string, content: string, options: AtomicFi
     try {
       const bytes = Buffer.from(content);
       for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done);
-      fchmodSync(fd, presentMode(path) ?? options.mode);
+      fchmodSync(fd, (options.exactMode ? undefined : presentMode(path)) ?? options.mode);
       fsyncSync(fd);
     } finally {
       closeSync(fd);

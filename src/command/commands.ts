@@ -85,6 +85,14 @@ export const commands: readonly Command[] = [
     run: async () => ({ output: "" }),
   },
   {
+    name: "cni",
+    doc: "Be the CNI plugin, as under the name flannel: CNI_COMMAND and standard input say what to do.",
+    unconfigured: true,
+    flags: [],
+    ownSyntax: async (_program, _argv, env) => await (await import("../cni/plugin.ts")).cniProgram(env),
+    run: async () => ({ output: "" }),
+  },
+  {
     name: "install",
     doc: "install systemd: write the unit that runs this program; -help tells its flags.",
     unconfigured: true,

@@ -1,0 +1,173 @@
+import { accessSync, constants, statSync } from "node:fs";
+import { join } from "node:path";
+import { print } from "../base/print.ts";
+import { isIdentifier, type Environment } from "./call.ts";
+import { isJsonObject, type JsonObject } from "./config.ts";
+import { sortedJson } from "./delegate-config.ts";
+import { CniError, cniErrors } from "./error.ts";
+
+/** Before kubelet gives up on the sandbox (two minutes), so that it gets to know why. */
+export const delegateMsMax = 100_000;
+
+/** A result has some kilobytes. */
+const outputBytesMax = 1024 * 1024;
+
+/** What of a plugin's standard error an error repeats. */
+const errorCharsMax = 1_000;
+
+/** How long the output of a plugin that has ended is waited for: a process it left may hold the pipe. */
+const drainMs = 1_000;
+
+export interface DelegateCall {
+  readonly command: "ADD" | "CHECK" | "DEL" | "GC" | "STATUS" | "VERSION";
+  readonly config: JsonObject;
+  readonly env: Environment;
+  /** Directories to find it in. */
+  readonly path: readonly string[];
+  readonly timeoutMs?: number;
+}
+
+/**
+ * Runs the plugin that `config.type` names, without a shell, and passes its standard error on.
+ * @returns what it wrote to standard output
+ * @throws CniError its own, unchanged; 7 for a type that is no plain name; 999 where it cannot be found or run,
+ * says nothing of why it failed, or takes too long, and then it is ended with all it started
+ */
+export async function callDelegate(call: DelegateCall): Promise<string> {
+  const type = String(call.config["type"]);
+  const program = findPlugin(type, call.path);
+  const doing = `failed to delegate ${call.command.toLowerCase()}:`;
+  const { code, output, errors, hitch } = await runPlugin(program, call);
+  if (hitch !== undefined) throw new CniError(cniErrors.other, `${doing} ${type} ${hitch}`, errors);
+  if (code === 0) return output;
+  throw (
+    ownError(output) ??
+    new CniError(
+      cniErrors.other,
+      `${doing} ${type} ended with code ${code} and no CNI error: ${JSON.stringify((output.trim() || errors.trim()).slice(0, errorCharsMax))}`,
+    )
+  );
+}
+
+/**
+ * As {@link callDelegate} for ADD.
+ * @throws CniError also 999 for a result that is not a JSON object
+ */
+export async function addDelegate(call: Omit<DelegateCall, "command">): Promise<string> {
+  const output = await callDelegate({ ...call, command: "ADD" });
+  if (parsedObject(output) !== undefined) return output;
+  throw new CniError(
+    cniErrors.other,
+    `failed to delegate add: ${String(call.config["type"])} ended well, but its result is no JSON object: ${JSON.stringify(output.slice(0, 200))}`,
+  );
+}
+
+/** Whether the plugin knows the specification's version 1.1.0, and with it GC and STATUS. */
+export async function delegateKnowsStatus(call: Omit<DelegateCall, "command">): Promise<boolean> {
+  const answer = await callDelegate({ ...call, command: "VERSION" }).catch(() => "");
+  const versions = parsedObject(answer)?.["supportedVersions"];
+  return Array.isArray(versions) && versions.includes("1.1.0");
+}
+
+/** @throws CniError 7, 999 */
+export function findPlugin(type: string, path: readonly string[]): string {
+  if (!isIdentifier(type))
+    throw new CniError(cniErrors.invalidConfig, `invalid plugin name: ${JSON.stringify(type.slice(0, 100))}`);
+  if (type === "flannel")
+    throw new CniError(cniErrors.invalidConfig, "the delegate is flannel itself: name another type");
+  const found = path.map((directory) => join(directory, type)).find(isProgram);
+  if (found !== undefined) return found;
+  throw new CniError(
+    cniErrors.other,
+    `failed to find plugin "${type}" in path [${path.join(" ")}]`,
+    "Install the CNI plugins (Debian: containernetworking-plugins), or add their directory to the runtime's",
+  );
+}
+
+function isProgram(file: string): boolean {
+  try {
+    accessSync(file, constants.X_OK);
+    return statSync(file).isFile();
+  } catch {
+    return false;
+  }
+}
+
+interface Ended {
+  readonly code: number | null;
+  readonly output: string;
+  /** The end of it. */
+  readonly errors: string;
+  /** Why what it said does not count. */
+  readonly hitch?: string;
+}
+
+async function runPlugin(
+  program: string,
+  { command, config, env, timeoutMs = delegateMsMax }: DelegateCall,
+): Promise<Ended> {
+  let child: Bun.Subprocess<Buffer, "pipe", "pipe">;
+  try {
+    child = Bun.spawn([program], {
+      env: { ...env, CNI_COMMAND: command },
+      stdin: Buffer.from(sortedJson(config)),
+      stdout: "pipe",
+      stderr: "pipe",
+      detached: true, // a group of its own: what it started can be ended with it
+    });
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    return { code: null, output: "", errors: "", hitch: `cannot be run: ${why}` };
+  }
+  let hitch: string | undefined;
+  const end = (why: string) => {
+    hitch ??= why;
+    try {
+      process.kill(-child.pid, "SIGKILL");
+    } catch {
+      // All of it has ended.
+    }
+  };
+  const onSignal = () => end("was stopped, as this plugin was told to end");
+  for (const signal of endingSignals) process.on(signal, onSignal);
+  const timer = setTimeout(() => end(`did not end within ${timeoutMs} ms`), timeoutMs);
+  let output = Buffer.alloc(0);
+  let errors = "";
+  const reading = Promise.all([
+    each(child.stdout, (chunk) => {
+      if (output.length <= outputBytesMax) output = Buffer.concat([output, chunk]);
+      if (output.length > outputBytesMax) end(`wrote more than ${outputBytesMax} bytes`);
+    }),
+    each(child.stderr, (chunk) => {
+      print(2, chunk);
+      errors = (errors + Buffer.from(chunk).toString()).slice(-errorCharsMax);
+    }),
+  ]);
+  const code = await child.exited;
+  clearTimeout(timer);
+  await Promise.race([reading, Bun.sleep(drainMs)]);
+  for (const signal of endingSignals) process.off(signal, onSignal);
+  return { code, output: output.toString("utf8"), errors, ...(hitch !== undefined && { hitch }) };
+}
+
+const endingSignals = ["SIGTERM", "SIGINT", "SIGHUP"] as const;
+
+async function each(stream: ReadableStream<Uint8Array>, take: (chunk: Uint8Array) => void): Promise<void> {
+  for await (const chunk of stream) take(chunk);
+}
+
+/** The error that a plugin printed; undefined where it is none. */
+function ownError(output: string): CniError | undefined {
+  const { code, msg, details } = parsedObject(output) ?? {};
+  if (typeof code !== "number" || !Number.isSafeInteger(code) || typeof msg !== "string") return undefined;
+  return new CniError(code, msg, typeof details === "string" ? details : undefined);
+}
+
+function parsedObject(text: string): JsonObject | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return isJsonObject(value) ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}

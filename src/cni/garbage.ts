@@ -1,0 +1,71 @@
+import { type Call, type Environment, isIdentifier } from "./call.ts";
+import type { Attachment, CniConfig } from "./config.ts";
+import { callDelegate, delegateKnowsStatus } from "./delegate.ts";
+import { delegateConfig } from "./delegate-config.ts";
+import { CniError, cniErrors } from "./error.ts";
+import { listState, removeState } from "./state.ts";
+import { readSubnetEnv } from "./subnet-env.ts";
+
+/** What is not removed in one call is in the next. */
+const removalsMax = 1_000;
+
+/**
+ * Undoes the attachments of this network that the runtime does not know any more, each as its own DEL would, then
+ * lets a delegate that can do so look for more. Goes on after a failure.
+ * @throws CniError of the first failure
+ */
+export async function collectGarbage({
+  call,
+  config,
+  env,
+}: {
+  readonly call: Call;
+  readonly config: CniConfig;
+  readonly env: Environment;
+}): Promise<void> {
+  const { validAttachments } = config;
+  if (validAttachments === undefined) return;
+  const isValid = ({ containerId, interfaceName }: Attachment, isNamedSo: boolean) =>
+    validAttachments.some(
+      (valid) => valid.containerId === containerId && (!isNamedSo || valid.interfaceName === interfaceName),
+    );
+  const failures: unknown[] = [];
+  let removals = 0;
+  for (const { attachment, state } of listState(config.dataDir)) {
+    if (state === "absent" || "unreadable" in state || state.config["name"] !== config.name) continue;
+    // A file with no interface in its name may be the stock plugin's, which serves all of the container's.
+    if (isValid(attachment, state.file.includes(":")) || removals++ >= removalsMax) continue;
+    try {
+      const gone = {
+        CNI_CONTAINERID: attachment.containerId,
+        CNI_IFNAME: attachment.interfaceName,
+        CNI_NETNS: "",
+      };
+      const path = call.path;
+      await callDelegate({ command: "DEL", config: state.config, env: { ...env, ...gone }, path });
+      removeState(state);
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  await passOn(config, call, env).catch((error: unknown) => failures.push(error));
+  if (failures[0] !== undefined) throw failures[0];
+}
+
+/** Without a subnet nothing new has been added, and nothing is left to ask a delegate of. */
+async function passOn(config: CniConfig, call: Call, env: Environment): Promise<void> {
+  let delegate: ReturnType<typeof delegateConfig>;
+  try {
+    delegate = delegateConfig(config, readSubnetEnv(config.subnetFile));
+  } catch (error) {
+    if (error instanceof CniError && error.code !== cniErrors.invalidConfig) return;
+    throw error;
+  }
+  const valid = config.validAttachments?.filter(({ containerId }) => isIdentifier(containerId)) ?? [];
+  const attachments = valid.map(({ containerId, interfaceName }) => ({
+    containerID: containerId,
+    ifname: interfaceName,
+  }));
+  const asked = { config: { ...delegate, "cni.dev/valid-attachments": attachments }, env, path: call.path };
+  if (await delegateKnowsStatus(asked)) await callDelegate({ ...asked, command: "GC" });
+}

@@ -1,0 +1,130 @@
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from "node:fs";
+import { join } from "node:path";
+import { writeFileAtomic } from "../base/atomic-file.ts";
+import { isIdentifier } from "./call.ts";
+import { type Attachment, isJsonObject, type JsonObject } from "./config.ts";
+import { sortedJson } from "./delegate-config.ts";
+import { CniError, cniErrors } from "./error.ts";
+
+/** The interface that every runtime gives a pod first: its state has the name that the stock plugin gives it. */
+const firstInterface = "eth0";
+
+/** A file larger than this is none of ours. */
+const bytesMax = 1024 * 1024;
+
+/** A delegate's configuration, kept from ADD to DEL. */
+export interface SavedState {
+  readonly file: string;
+  readonly config: JsonObject;
+}
+
+/** What is known about an attachment: its state, that there is none, or that it cannot be read. */
+export type FoundState = SavedState | "absent" | { readonly unreadable: string };
+
+/**
+ * Keeps a delegate's configuration, so that DEL undoes what ADD did, whatever is configured by then.
+ * @throws CniError 999
+ */
+export function saveState(dataDir: string, attachment: Attachment, config: JsonObject): void {
+  try {
+    checkDirectory(dataDir);
+    writeFileAtomic(join(dataDir, fileName(attachment)), sortedJson(config), {
+      mode: 0o600,
+      directoryMode: 0o700,
+      exactMode: true,
+    });
+  } catch (error) {
+    if (error instanceof CniError) throw error;
+    const why = error instanceof Error ? error.message : String(error);
+    throw new CniError(cniErrors.other, `failed to save the delegate's config in ${dataDir}: ${why}`);
+  }
+}
+
+/**
+ * What ADD kept for this attachment. Where a second interface has no state of its own it may be one that the stock
+ * plugin added, which keeps one file for all interfaces of a container.
+ */
+export function readState(dataDir: string, attachment: Attachment): FoundState {
+  const own = readStateFile(join(dataDir, fileName(attachment)));
+  return own === "absent" && attachment.interfaceName !== firstInterface
+    ? readStateFile(join(dataDir, attachment.containerId))
+    : own;
+}
+
+/** Whether the file is this attachment's alone. */
+export function isOwnState(state: SavedState, attachment: Attachment): boolean {
+  return state.file.endsWith(`/${fileName(attachment)}`);
+}
+
+/** Repeating it changes nothing. */
+export function removeState({ file }: SavedState): void {
+  rmSync(file, { force: true });
+}
+
+/** All attachments with state in the directory; a name that is none of ours is passed over. */
+export function listState(dataDir: string): readonly { attachment: Attachment; state: FoundState }[] {
+  let names: string[];
+  try {
+    names = readdirSync(dataDir);
+  } catch {
+    return [];
+  }
+  return names.flatMap((name) => {
+    const [containerId = "", interfaceName = firstInterface, more] = name.split(":");
+    if (!isIdentifier(containerId) || more !== undefined) return [];
+    return [{ attachment: { containerId, interfaceName }, state: readStateFile(join(dataDir, name)) }];
+  });
+}
+
+/** Neither part has a colon, and neither is a path: see parseCall. */
+function fileName({ containerId, interfaceName }: Attachment): string {
+  return interfaceName === firstInterface ? containerId : `${containerId}:${interfaceName}`;
+}
+
+function readStateFile(file: string): FoundState {
+  try {
+    const descriptor = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      const stat = fstatSync(descriptor);
+      if (!stat.isFile() || stat.size > bytesMax) return { unreadable: `${file} is no state of ours` };
+      const config: unknown = JSON.parse(readFileSync(descriptor, "utf8"));
+      if (isJsonObject(config) && typeof config["type"] === "string") return { file, config };
+      return { unreadable: `${file} has no delegate in it` };
+    } finally {
+      closeSync(descriptor);
+    }
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    return code === "ENOENT" || code === "ENOTDIR"
+      ? "absent"
+      : { unreadable: `${file} cannot be read: ${message}` };
+  }
+}
+
+/** Whoever can write there chooses which program runs as root. */
+function checkDirectory(dataDir: string): void {
+  const stat = lstatSync(dataDir, { throwIfNoEntry: false });
+  if (stat === undefined) return;
+  const fault = !stat.isDirectory()
+    ? "it is no directory"
+    : stat.uid !== process.geteuid?.()
+      ? `it belongs to user ${stat.uid}`
+      : (stat.mode & 0o022) !== 0
+        ? "others may write there"
+        : undefined;
+  if (fault !== undefined)
+    throw new CniError(
+      cniErrors.other,
+      `dataDir ${dataDir} is not used: ${fault}`,
+      "Make it mode 0700, root's",
+    );
+}
