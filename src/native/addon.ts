@@ -36,6 +36,7 @@ interface NativeAddon {
   openFirewallMonitor(chains: readonly string[]): Promise<FirewallMonitor>;
   legacyTableState(family: number, table: string): string;
   notify(path: string, message: string): void;
+  notifyTimed(path: string, message: string): void;
   notifyDescriptors(path: string, message: string, descriptors: readonly NamedDescriptor[]): void;
   notifyBarrier(path: string): void;
   readonly issueAuthority: Addon["issueAuthority"];
@@ -64,6 +65,7 @@ export function openAddon(): Addon {
     openFirewallMonitor: (chains) => reported(async () => guarded(await native.openFirewallMonitor(chains))),
     legacyTableState: (family, table) => reported(() => native.legacyTableState(family, table)),
     notify: (path, message) => reported(() => native.notify(path, message)),
+    notifyTimed: (path, message) => reported(() => native.notifyTimed(path, message)),
     notifyDescriptors: (...args) => reported(() => native.notifyDescriptors(...args)),
     notifyBarrier: (path) => reported(() => native.notifyBarrier(path)),
     // Not guarded, since a native class takes no other than its own objects.

@@ -30,6 +30,8 @@ export interface Addon {
   legacyTableState(family: 4 | 6, table: string): string;
   /** Sends one datagram to the systemd notification socket `path` (`@` first: abstract). */
   notify(path: string, message: string): void;
+  /** As `notify`, with `MONOTONIC_USEC=` and the time behind `message`. */
+  notifyTimed(path: string, message: string): void;
   /** As `notify`, one message for each descriptor, with a copy of it and `FDNAME=` behind `message`. */
   notifyDescriptors(path: string, message: string, descriptors: readonly NamedDescriptor[]): void;
   /** Returns once systemd has handled what was sent before. Error ETIMEDOUT: not within two seconds. */

@@ -12,6 +12,12 @@ pub fn notify(path: String, message: String) -> Result<()> {
     core::notify(&path, &message).map_err(reason)
 }
 
+/// As `notify`, with `MONOTONIC_USEC=` and the time behind `message`.
+#[napi]
+pub fn notify_timed(path: String, message: String) -> Result<()> {
+    core::notify_timed(&path, &message).map_err(reason)
+}
+
 /// As `notify`, with a copy of each descriptor in a message of its own, which ends in `FDNAME=` and its name.
 #[napi]
 pub fn notify_descriptors(

@@ -4,7 +4,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 
 use crate::error::Error;
-use crate::sys::rights;
+use crate::sys::{clock, rights};
 
 /// The service manager has handled all that was sent before within this time.
 const BARRIER_WAIT_MS: i32 = 2_000;
@@ -13,6 +13,12 @@ const BARRIER_WAIT_MS: i32 = 2_000;
 /// waits: EAGAIN where the receiver's queue is full, ENOENT or ECONNREFUSED where nobody listens.
 pub fn notify(path: &str, message: &str) -> Result<(), Error> {
     notify_with(path, message, &[])
+}
+
+/// As `notify`, with the time behind `message` by which the manager orders what it asks for and what we do.
+pub fn notify_timed(path: &str, message: &str) -> Result<(), Error> {
+    let now = clock::monotonic_us();
+    notify(path, &format!("{message}\nMONOTONIC_USEC={now}"))
 }
 
 /// As `notify`, with copies of descriptors: `FDSTORE=1` lets the manager keep them for our next run.
@@ -52,6 +58,20 @@ mod tests {
         let mut buffer = [0; 64];
         let length = receiver.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"READY=1\nSTATUS=up");
+    }
+
+    #[test]
+    fn a_timed_message_ends_in_the_time() {
+        let name = format!("flannel-lite-timed-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let receiver = UnixDatagram::bind_addr(&address).unwrap();
+        let before = clock::monotonic_us();
+        notify_timed(&format!("@{name}"), "RELOADING=1").unwrap();
+        let mut buffer = [0; 64];
+        let length = receiver.recv(&mut buffer).unwrap();
+        let text = std::str::from_utf8(&buffer[..length]).unwrap();
+        let time = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!((before..=clock::monotonic_us()).contains(&time.parse().unwrap()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The system-call edge: the only place with `unsafe`.
 pub mod burst;
+pub mod clock;
 pub mod control;
 pub mod handed;
 pub mod peer;
