@@ -2,8 +2,12 @@ import { adoptionOf, readAdoptableMac, refuseFlanneld } from "./adoption.ts";
 import type { Clock } from "./base/clock.ts";
 import { errorText } from "./base/error.ts";
 import { runGroup } from "./base/group.ts";
-import type { Log } from "./base/log.ts";
+import type { AdjustableLog, Log } from "./base/log.ts";
+import type { Backend } from "./backend/backend.ts";
 import { findVtepMac } from "./backend/vtep.ts";
+import type { DocumentChange } from "./config/document-difference.ts";
+import type { Loaded } from "./config/load.ts";
+import type { LivePart } from "./config/option.ts";
 import type { Config } from "./config/schema.ts";
 import { openReach } from "./datapath/reach.ts";
 import { openReconciler, type PassResult } from "./datapath/reconcile.ts";
@@ -24,10 +28,15 @@ import { type Lease, leaseKey } from "./lease/lease.ts";
 import type { Addon, Descriptors } from "./native/ports.ts";
 import { type Keeper, openKeeper, resumeKeeper } from "./network/keeper.ts";
 import { openNetwork } from "./network/network.ts";
-import { compareNetworkConfig, waitForNetworkConfig } from "./network/network-config.ts";
+import {
+  type NetworkConfigWatch,
+  waitForNetworkConfig,
+  watchNetworkConfig,
+} from "./network/network-config.ts";
 import { signOff } from "./network/sign-off.ts";
 import { decideOverlay, firewallOptions, kernelScope } from "./overlay.ts";
 import { emptyPlan, type Plan } from "./plan/plan.ts";
+import { type Applier, openReloader, type UnappliedChange } from "./reload.ts";
 import { remember, type Remembered } from "./remembered.ts";
 import { openAdminSocket, readReport, refuseRunning } from "./status/admin-socket.ts";
 import { assembleReport } from "./status/assemble.ts";
@@ -43,11 +52,16 @@ import type { Progress } from "./status/progress.ts";
 import { openStatusServers } from "./status/server.ts";
 import { openServedStore, openStore } from "./store/open.ts";
 import { version } from "./version.ts";
+import { isSameUplink, uplinkText } from "./net/uplink.ts";
 
 export interface DaemonContext {
   readonly addon: Addon;
-  readonly log: Log;
+  readonly log: AdjustableLog;
   readonly clock: Clock;
+  /** Reads the configuration again. @throws FlannelError `config/invalid` */
+  readonly reread: () => Pick<Loaded, "config" | "warnings">;
+  /** Calls `listener` at each SIGHUP, until disposed. */
+  readonly onHangup: (listener: () => void) => Disposable;
   /** NOTIFY_SOCKET and what else systemd tells by variables. */
   readonly env: Readonly<Record<string, string | undefined>>;
   /** How often systemd shall get a sign of life; undefined where it waits for none. */
@@ -81,26 +95,72 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   });
 
   const node = readIdentity(config.host);
+  // What a reload changes; a part that is not open yet needs nothing done, for it is opened by `reloader.config`.
+  const appliers: Record<LivePart, Applier> = {
+    log: (next) => {
+      log.adjust(next.log);
+      return undefined;
+    },
+    uplink: async (next) => {
+      const again = await chooseUplink(kernel, uplinkChoice(next));
+      if (!isSameUplink(again.uplink, uplink)) return `it would choose ${uplinkText(again.uplink)}`;
+      progress.chosen = again;
+      return undefined;
+    },
+    listeners: () => undefined,
+    firewall: () => undefined,
+    forwarding: () => undefined,
+    senders: () => undefined,
+    lease: () => undefined,
+    use: () => undefined,
+  };
+  let wasReady = false;
+  let networkWatch: NetworkConfigWatch | undefined;
+  const storeChanges = () => (networkWatch?.changes ?? []).map(storeChange);
+  const reloader = openReloader(config, {
+    reread: context.reread,
+    appliers,
+    async lookElsewhere() {
+      const answered = new AbortController();
+      await Promise.race([networkWatch?.look(stop), clock.sleep(lookMsMax, answered.signal)]);
+      answered.abort();
+      return storeChanges();
+    },
+    onBegin: () => {
+      if (wasReady) service.reloading();
+    },
+    onEnd: () => {
+      if (wasReady) service.reloaded(hindrance(progress, engines) ?? progress.phase);
+    },
+    log,
+  });
   const served = await openServedStore(config, { log, clock, version, patient: context.takeOver });
   if (served !== undefined) opened.use(served);
-  const store = opened.use(openStore(config, { log, clock }));
+  const store = opened.use(openStore(config, { log, clock, leaseTtl: () => reloader.config.store.leaseTtl }));
   const engines = opened.use(
     openUserspaceEngines({ openEngine: descriptors.open, openTun: addon.openTun }, descriptors.forget),
   );
   const { cafile: ca, certfile: client } = config.store.etcd;
   const certificates = openCertificateReader({ ca, client });
   warnOfCertificates(certificates(clock.now()), { log, clock });
-  const report = () => assembleReport(progress, { node, store, engines, clock, startedAt, certificates });
+  const waiting = () => [...reloader.waiting, ...storeChanges()];
+  const report = () =>
+    assembleReport(progress, { node, store, engines, clock, startedAt, waiting, certificates });
   const pages = {
     hindrance: () => hindrance(progress, engines),
-    metrics: () => metricsText(report(), config.metrics),
+    metrics: () => metricsText(report(), reloader.config.metrics),
   };
   const { runDir } = config.host;
   // Socket and ports are taken for as long as a daemon lives: there is one at a time.
-  const openStatus = () => [
-    opened.use(openAdminSocket(runDir, report)),
-    opened.use(openStatusServers(config, pages, clock)),
-  ];
+  const openStatus = () => {
+    const admin = opened.use(openAdminSocket(runDir, { report, reload: reloader.reload }));
+    const servers = opened.use(openStatusServers(reloader.config, pages, clock));
+    appliers.listeners = (next) => {
+      servers.move(next);
+      return undefined;
+    };
+    return [admin, servers];
+  };
   const predecessor = context.takeOver ? await readReport(runDir).catch(() => undefined) : undefined;
   if (!context.takeOver) await refuseRunning(runDir);
   else if (predecessor === undefined) log.info("no flannel-lite runs here: starting as usual");
@@ -110,6 +170,8 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     const stuck = () => whyStuck(progress, engines, clock.now());
     opened.use(openWatchdog({ service, intervalMs: context.watchdogMs, stuck, clock, log }));
   }
+
+  opened.use(context.onHangup(() => void reloader.reload()));
 
   const enter = (phase: string) => {
     progress.phase = phase;
@@ -126,7 +188,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const { document, network } = found;
   const snapshot = "snapshot" in found ? found.snapshot : undefined;
 
-  const overlay = decideOverlay(config, { network, uplink, node });
+  const overlay = decideOverlay(reloader.config, { network, uplink, node });
   progress.overlay = overlay;
   const { device } = overlay.backend;
   const claimOurs = (handed?: Descriptors) =>
@@ -155,8 +217,12 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       node,
       previous: readSubnetEnv(config.host.subnetFile),
     },
-    renewMarginMs: config.store.renewMargin * 60_000,
-    onConflict: config.store.onConflict,
+    get renewMarginMs() {
+      return reloader.config.store.renewMargin * 60_000;
+    },
+    get onConflict() {
+      return reloader.config.store.onConflict;
+    },
     log,
     clock,
   };
@@ -171,7 +237,11 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     if (device !== undefined && mac !== undefined) saveMac(config.host.stateDir, device, mac, log);
   };
   saveOwnMac();
-  const backend = overlay.backend.open(overlay.engine.engine);
+  let layout = overlay.backend.open(overlay.engine.engine);
+  const backend: Backend = {
+    mtuBytes: layout.mtuBytes,
+    plan: (...given) => layout.plan(...given),
+  };
   progress.backend = backend;
 
   const scope = kernelScope(config, overlay.ranges, adopt);
@@ -223,8 +293,14 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     },
   });
   progress.network = loop;
+  appliers.senders = async (next) => {
+    layout = decideOverlay(next, { network, uplink, node }).backend.open(overlay.engine.engine);
+    loop.ownChanged();
+    if (progress.up) await reconciler.pass();
+    return undefined;
+  };
 
-  const firewall = openFirewall(firewallOptions(config, overlay), {
+  const firewall = openFirewall(firewallOptions(reloader.config, overlay), {
     addon,
     log,
     clock,
@@ -238,12 +314,28 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     const reason = hindrance(progress, engines);
     if (reason === undefined) service.ready(progress.phase);
     else service.status(reason);
+    wasReady ||= reason === undefined;
   };
 
   const publishSubnets = () => {
     const { subnets } = keeper.lease;
-    const { ipMasq } = config.host;
+    const { ipMasq } = reloader.config.host;
     writeSubnetEnv(config.host, { network, subnets, mtuBytes: backend.mtuBytes, ipMasq });
+  };
+  appliers.firewall = async (next) => {
+    await firewall.change(firewallOptions(next, overlay));
+    if (!progress.up) return undefined;
+    await firewall.ensure();
+    publishSubnets();
+    announce();
+    return undefined;
+  };
+  const switchForwarding = ({ host }: Config) => {
+    if (host.ipForward) enableIpForward([...new Set(overlay.ranges.map(({ family }) => family))], log);
+  };
+  appliers.forwarding = (next) => {
+    if (progress.up) switchForwarding(next);
+    return undefined;
   };
   let publishedSubnet = leaseKey(keeper.lease.subnets);
   const onOwnLease = () => {
@@ -256,11 +348,14 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     if (leaseKey(keeper.lease.subnets) !== publishedSubnet) publishSubnets();
     publishedSubnet = leaseKey(keeper.lease.subnets);
   };
-  const tasks = [loop.run, (inner: AbortSignal) => keeper.run(inner, onOwnLease)];
+  appliers.lease = () => {
+    keeper.wake();
+    return undefined;
+  };
+  networkWatch = watchNetworkConfig({ store, log, clock }, document);
+  const tasks = [loop.run, networkWatch.run, (inner: AbortSignal) => keeper.run(inner, onOwnLease)];
   if (overlay.backend.usesReach) tasks.push(reach.run);
   if (config.store.offlineStart) tasks.push(writer.run);
-  if (snapshot !== undefined)
-    tasks.push((inner) => compareNetworkConfig({ store, log, clock }, document, inner));
 
   enter("waiting for the first list of leases");
   const bringUp = async (inner: AbortSignal) => {
@@ -281,7 +376,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     }
     if (overlay.engine.engine !== "userspace") descriptors.discard();
     throwIfNoDevice(await reconciler.pass());
-    if (config.host.ipForward) enableIpForward([...new Set(overlay.ranges.map(({ family }) => family))], log);
+    switchForwarding(reloader.config);
     firewall.want(keeper.lease.subnets);
     await firewall.ensure();
     publishSubnets();
@@ -318,7 +413,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   try {
     await runGroup(stop, [...tasks, bringUp, handOver]);
   } finally {
-    const wasReady = progress.up;
+    const wasUp = progress.up;
     progress.up = false;
     progress.stopping = true;
     progress.phase = "stopping";
@@ -327,7 +422,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     else {
       service.stopping();
       // A start that fails leaves nothing half-made; what an earlier run made may still carry traffic.
-      const onStop = wasReady ? config.datapath.onStop : inherited ? "keep" : "remove";
+      const onStop = wasUp ? reloader.config.datapath.onStop : inherited ? "keep" : "remove";
       const kernelPlan = () =>
         overlay.backend.open("kernel").plan(keeper.lease, loop.peers, reach.current).plan;
       const last = planAtStop(onStop, kernelPlan);
@@ -339,6 +434,14 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       await signOff(keeper.lease, { store, node, log, clock });
     }
   }
+}
+
+/** A reload does not wait longer for the store. */
+const lookMsMax = 3_000;
+
+/** A change of the network configuration in the store. */
+function storeChange({ name, from = "unset", to = "unset" }: DocumentChange): UnappliedChange {
+  return { key: `${name} in the store`, from, to, reason: "the network configuration is read at the start" };
 }
 
 /** What the machine shall hold after a stop; undefined to leave it as it is. */

@@ -17,6 +17,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
       "daemon.ts",
       "adoption.ts",
       "overlay.ts",
+      "reload.ts",
       "remembered.ts",
       "network",
       "datapath",
@@ -39,6 +40,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
     [
       "adoption.ts",
       "overlay.ts",
+      "reload.ts",
       "remembered.ts",
       "network",
       "datapath",
@@ -57,6 +59,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
     "status",
     [
       "overlay.ts",
+      "reload.ts",
       "network",
       "datapath",
       "host",
@@ -70,6 +73,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
   ],
   ["remembered.ts", ["network/network-config.ts", "host", "backend", "lease", "config"]],
   ["adoption.ts", ["overlay.ts", "datapath", "host", "native/ports.ts", "config"]],
+  ["reload.ts", ["config"]],
   ["overlay.ts", ["datapath", "host", "backend", "lease", "config"]],
   [
     "network",
@@ -81,6 +85,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
       "lease",
       "plan",
       "config/network.ts",
+      "config/document-difference.ts",
     ],
   ],
   ["datapath", ["native/ports.ts", "backend/backend.ts", "plan"]],

@@ -21,15 +21,32 @@ export interface LogOptions {
   readonly now?: () => Date;
 }
 
-export function openLog({ level, format, write = writeStderr, now = () => new Date() }: LogOptions): Log {
-  const threshold = logLevels.indexOf(level);
-  const render = format === "json" ? jsonLine : textLine;
+/** A log whose level and format may change. */
+export interface AdjustableLog extends Log {
+  adjust(to: Pick<LogOptions, "level" | "format">): void;
+}
+
+export function openLog({
+  level,
+  format,
+  write = writeStderr,
+  now = () => new Date(),
+}: LogOptions): AdjustableLog {
+  let going = { level, format };
   const at =
     (lineLevel: LogLevel) =>
     (message: string, fields: LogFields = {}) => {
-      if (logLevels.indexOf(lineLevel) <= threshold) write(render(now(), lineLevel, message, fields));
+      if (logLevels.indexOf(lineLevel) > logLevels.indexOf(going.level)) return;
+      const render = going.format === "json" ? jsonLine : textLine;
+      write(render(now(), lineLevel, message, fields));
     };
-  return { error: at("error"), warn: at("warn"), info: at("info"), debug: at("debug") };
+  return {
+    error: at("error"),
+    warn: at("warn"),
+    info: at("info"),
+    debug: at("debug"),
+    adjust: (to) => (going = to),
+  };
 }
 
 /** Says nothing; for commands whose output is their answer. */

@@ -10,6 +10,7 @@ import { install } from "./install.ts";
 import { leases, leasesFlags, leasesWords } from "./leases.ts";
 import { network, networkFlags, networkWords } from "./network.ts";
 import { plan } from "./plan.ts";
+import { reload } from "./reload.ts";
 import { run, runFlags } from "./run.ts";
 import { status } from "./status.ts";
 import { store, storeFlags, storeWords } from "./store.ts";
@@ -23,8 +24,8 @@ export const commands: readonly Command[] = [
     doc: "Take a lease and carry packets until SIGTERM.",
     flags: runFlags,
     abandonable: true,
-    async run({ loaded, env, stop }) {
-      await run(loaded, env, stop);
+    async run(input) {
+      await run(input);
       return { output: "" };
     },
   },
@@ -47,6 +48,12 @@ export const commands: readonly Command[] = [
     doc: "Print what the running daemon holds, sees and counts.",
     flags: [jsonFlag],
     run: async ({ loaded }) => ({ output: await status(loaded.config, { json: isSet(loaded, "json") }) }),
+  },
+  {
+    name: "reload",
+    doc: "Have the running daemon read its configuration again; print what it applied and what takes a restart.",
+    flags: [jsonFlag],
+    run: ({ loaded }) => reload(loaded.config, { json: isSet(loaded, "json") }),
   },
   {
     name: "leases",

@@ -9,7 +9,7 @@ import { strandedLeases } from "../lease/reservation.ts";
 import { migrateStore, openStoreOperator } from "../store/open.ts";
 import type { StoreOperator } from "../store/operator.ts";
 import { type CommandInput, jsonFlag } from "./command.ts";
-import { documentDifference } from "./document-difference.ts";
+import { documentDifference } from "../config/document-difference.ts";
 import { leaseText, usage } from "./leases.ts";
 import { readDocument } from "./read-document.ts";
 

@@ -57,15 +57,13 @@ export async function program(
     if (asked === "help") return print(helpText({ commands }));
     if (asked === "version") return (isFlanneld ? printError : print)(`flannel-lite ${version}\n`);
     const sources = command.unconfigured === true ? { env: {}, readFile: noFile } : { env: process.env };
-    const loaded = loadConfig({
-      argv: flags,
-      commandFlags: command.flags,
-      ignoreLastWords: isFlanneld,
-      ...sources,
-    });
+    const load = () =>
+      loadConfig({ argv: flags, commandFlags: command.flags, ignoreLastWords: isFlanneld, ...sources });
+    const loaded = load();
     if (command.name !== "run") for (const warning of loaded.warnings) complain(`warning: ${warning}`);
     const { output, exitCode = 0 } = await command.run({
       loaded,
+      reread: load,
       words,
       env: process.env,
       stop: stopSignal(command.abandonable ?? false, exit),

@@ -1,11 +1,12 @@
 import { systemClock } from "../base/clock.ts";
 import { FlannelError } from "../base/error.ts";
 import { openLog } from "../base/log.ts";
-import type { CommandFlag, Loaded } from "../config/load.ts";
+import type { CommandFlag } from "../config/load.ts";
 import { runDaemon } from "../daemon.ts";
 import { watchdogIntervalMs } from "../host/sd-notify.ts";
 import { openAddon } from "../native/addon.ts";
 import { version } from "../version.ts";
+import type { CommandInput } from "./command.ts";
 
 export const runFlags: readonly CommandFlag[] = [
   {
@@ -16,11 +17,13 @@ export const runFlags: readonly CommandFlag[] = [
 ];
 
 /** Runs the daemon until `stop` aborts or another one takes over. */
-export async function run(
-  { config, file, warnings, commandFlags }: Loaded,
-  env: Readonly<Record<string, string | undefined>>,
-  stop: AbortSignal,
-): Promise<void> {
+export async function run({
+  loaded,
+  reread,
+  env,
+  stop,
+}: Pick<CommandInput, "loaded" | "reread" | "env" | "stop">): Promise<void> {
+  const { config, file, warnings, commandFlags } = loaded;
   const log = openLog(config.log);
   for (const warning of warnings) log.warn(warning);
   requireRoot("run");
@@ -31,6 +34,11 @@ export async function run(
     clock: systemClock,
     env,
     watchdogMs: watchdogIntervalMs(env, process.pid),
+    reread,
+    onHangup(listener: () => void) {
+      process.on("SIGHUP", listener);
+      return { [Symbol.dispose]: () => void process.off("SIGHUP", listener) };
+    },
     takeOver: commandFlags.get("take-over") === "true",
   };
   await runDaemon(config, context, stop);

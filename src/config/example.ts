@@ -8,6 +8,7 @@ const head = `# Configuration of flannel-lite, read from /etc/flannel/config.tom
 # example where there is no default: take it away to change the value. Each option is also a flag
 # and an environment variable, named with it; the first of flag, environment, this file and default
 # counts.
+# "flannel-lite reload" applies a changed value where that is said, and tells what takes a restart.
 # "flannel-lite check" prints the values in effect and where each of them comes from.
 # This text is made from the schema by src/config/write-example.ts.
 `;
@@ -32,7 +33,8 @@ function settingText({ keys, option, flags, variables }: Setting): string {
   const names = [...flags.map(({ name }) => `-${name}`), ...variables.map(({ name }) => name)];
   const unset = option.fallback === undefined ? " No default." : "";
   const value = option.fallback ?? option.example;
-  const about = [option.doc, `Takes ${option.kind.allowed}.${unset}`, names.join(", ")]
+  const live = option.live === undefined ? "" : " A reload applies it.";
+  const about = [option.doc, `Takes ${option.kind.allowed}.${unset}${live}`, names.join(", ")]
     .map(comment)
     .join("\n");
   // An inline table is hard to read and to extend, so such a value gets a header of its own.

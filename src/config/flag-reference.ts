@@ -15,6 +15,9 @@ behind \`=\`. A list takes its flag again for each entry, \`etcd-endpoints\` tak
 cannot be read and a word that is left over end the program with 2 before it touches anything (flanneld: 0, or it
 goes on without); an unknown variable with one of the two prefixes is a warning, an empty one counts as unset.
 
+A change marked \`live\` is applied by \`flannel-lite reload\` (\`systemctl reload flannel-lite\`, or SIGHUP) while packets
+go on; one marked \`restart\` is named by it and waits for the next start. See [reload](reload.md).
+
 Started under the name \`flanneld\` the program takes no command but only these flags, and behaves as \`run\`: it reads
 ${inCode(defaultConfigPath)} where that exists, \`-version\` and \`-help\` answer on standard error, and a word left over
 behind the last flag is a warning, as flanneld ignores it.
@@ -61,7 +64,10 @@ function sectionLines({ path, doc, settings }: Section): string[] {
   return [
     `## ${path === "" ? "Top level" : path}\n`,
     ...(doc === "" ? [] : [`${doc}\n`]),
-    ...table(["flag", "environment", "TOML", "default", "meaning"], settings.flatMap(settingRows)),
+    ...table(
+      ["flag", "environment", "TOML", "default", "a change", "meaning"],
+      settings.flatMap(settingRows),
+    ),
   ];
 }
 
@@ -75,11 +81,12 @@ function settingRows({ path, option, flags, variables }: Setting): string[][] {
     own.map(inCode).join(" "),
     option.secret ? "not there" : inCode(path),
     option.fallback === undefined ? "" : inCode(tomlText(option.fallback)),
+    option.live === undefined ? "restart" : "live",
     `${option.doc} Takes ${option.kind.allowed}.`,
   ];
   return also === undefined
     ? [row]
-    : [row, [inCode(`-${also.name}`), inCode(alsoVariable ?? ""), inCode(path), "", also.doc]];
+    : [row, [inCode(`-${also.name}`), inCode(alsoVariable ?? ""), inCode(path), "", row[4] ?? "", also.doc]];
 }
 
 function table(titles: readonly string[], rows: readonly (readonly string[])[]): string[] {

@@ -1,6 +1,13 @@
 import type { Kind } from "./kind.ts";
 import type { TextForm } from "./text-form.ts";
 
+/**
+ * Who takes a changed value while the daemon runs; `use`: whoever reads it next. Each part tells in daemon.ts what
+ * it does about it.
+ */
+export type LivePart =
+  "log" | "listeners" | "firewall" | "forwarding" | "senders" | "lease" | "uplink" | "use";
+
 /** One setting: what it means, what it takes, and how flanneld spells it. `Value` is its type in Config. */
 export interface Option<Value> {
   readonly is: "option";
@@ -17,6 +24,8 @@ export interface Option<Value> {
   readonly alsoFlag: { readonly name: string; readonly form: TextForm; readonly doc: string } | undefined;
   /** Never shown, and not read from the configuration file. */
   readonly secret: boolean;
+  /** Who takes a change at a reload; undefined where that takes a restart. */
+  readonly live: LivePart | undefined;
 }
 
 /** A TOML table of options. */
@@ -53,6 +62,7 @@ interface OptionSpec {
   readonly flanneldFlag?: string;
   readonly alsoFlag?: Option<unknown>["alsoFlag"];
   readonly secret?: true;
+  readonly live?: LivePart;
 }
 
 /** An option with a default, or one with an example that may stay unset. */
@@ -68,8 +78,8 @@ export function option<Value, Raw>(
   kind: Kind<Value, Raw>,
   spec: OptionSpec & { readonly fallback?: Raw; readonly example?: Raw },
 ): Option<Value | undefined> {
-  const { doc, fallback, example, flanneldFlag, alsoFlag, secret = false } = spec;
-  return { is: "option", kind, doc, fallback, example, flanneldFlag, alsoFlag, secret };
+  const { doc, fallback, example, flanneldFlag, alsoFlag, secret = false, live } = spec;
+  return { is: "option", kind, doc, fallback, example, flanneldFlag, alsoFlag, secret, live };
 }
 
 export function table<const Members extends TableMembers>(doc: string, members: Members): Table<Members> {

@@ -22,26 +22,31 @@ const root = table("", {
       doc: "Interfaces to try in this order, by name or by an address on them; empty: the one with the default route.",
       fallback: [],
       flanneldFlag: "iface",
+      live: "uplink",
     }),
     interface_regex: option(kind.listOf(kind.goRegex), {
       doc: "Where none of interface is here: Go regular expressions, tried in this order on the addresses of all interfaces, then on their names.",
       fallback: [],
       flanneldFlag: "iface-regex",
+      live: "uplink",
     }),
     can_reach: option(kind.ip, {
       doc: "Where neither interface nor interface_regex finds one: the interface, and the source address, that the kernel would take to reach this address.",
       example: "192.0.2.1",
       flanneldFlag: "iface-can-reach",
+      live: "uplink",
     }),
     public_ip: option(kind.ipv4, {
       doc: "Address under which other nodes reach this one; unset: the interface's. Where nothing above is set, the interface that has it is taken, or else, behind a NAT, the one with the default route.",
       example: "192.0.2.10",
       flanneldFlag: "public-ip",
+      live: "uplink",
     }),
     public_ipv6: option(kind.ipv6, {
       doc: "Its IPv6 counterpart. Packets travel over IPv4 in this release, so it only takes part in the choice of the interface, and leases do not carry it.",
       example: "2001:db8::10",
       flanneldFlag: "public-ipv6",
+      live: "uplink",
     }),
   }),
   store: table("Where leases live.", {
@@ -57,15 +62,18 @@ const root = table("", {
     lease_ttl: option(kind.integer(2, 525_600, "minutes"), {
       doc: "Term of our lease, which is renewed before it lapses; other nodes give our subnet up after it.",
       fallback: 1440,
+      live: "lease",
     }),
     renew_margin: option(kind.integer(1, 1439, "minutes"), {
       doc: "How long before its expiry our lease is renewed.",
       fallback: 60,
       flanneldFlag: "subnet-lease-renew-margin",
+      live: "lease",
     }),
     on_conflict: option(kind.choice(["stop", "new-subnet"]), {
       doc: "When another node has our subnet; stop: send nothing until it is ours again, new-subnet: take another.",
       fallback: "stop",
+      live: "lease",
     }),
     offline_start: option(kind.boolean, {
       doc: "Start from the leases last seen where the store cannot be reached.",
@@ -198,43 +206,52 @@ const root = table("", {
     strict: option(kind.choice(["overlay", "full", "off"]), {
       doc: "Sender check of the userspace engine; overlay: inner sources inside the overlay must be the sender's, full: and none may lie outside, off: none.",
       fallback: "overlay",
+      live: "senders",
     }),
     allow_sources: option(kind.listOf(kind.prefixOrAddress), {
       doc: "Outer sources that are believed although no lease has them.",
       fallback: [],
+      live: "senders",
     }),
     on_stop: option(kind.choice(["keep", "remove", "kernel"]), {
       doc: "What a stop does to device and routes; keep: leave them to the successor, kernel: hand the traffic to the kernel's vxlan device.",
       fallback: "keep",
+      live: "use",
     }),
   }),
   host: table("What surrounds the overlay on this host.", {
     ip_forward: option(kind.boolean, {
       doc: "Switch the kernel's IP forwarding on where it is off.",
       fallback: true,
+      live: "forwarding",
     }),
     ip_masq: option(kind.boolean, {
       doc: "Masquerade what pods send to addresses outside of the overlay.",
       fallback: false,
       flanneldFlag: "ip-masq",
+      live: "firewall",
     }),
     ip_masq_fully_random_disable: option(kind.boolean, {
       doc: "Masquerade without fully random ports.",
       fallback: false,
       flanneldFlag: "ip-masq-fully-random-disable",
+      live: "firewall",
     }),
     no_masquerade: option(kind.listOf(kind.prefixOrAddress), {
       doc: "Networks outside of the overlay with which pods talk unmasqueraded, both ways.",
       fallback: [],
+      live: "firewall",
     }),
     forward_rules: option(kind.boolean, {
       doc: "Accept what is forwarded from and to the overlay; Docker drops it otherwise.",
       fallback: true,
       flanneldFlag: "iptables-forward-rules",
+      live: "firewall",
     }),
     firewall: option(kind.choice(["auto", "iptables", "nftables"]), {
       doc: "Where these rules are kept; auto: nftables where the network configuration has EnableNFTables, else iptables, or the one that is installed.",
       fallback: "auto",
+      live: "firewall",
     }),
     blackhole_route: option(kind.boolean, {
       doc: "Keep a blackhole route for our subnet, so that packets to addresses that no pod has do not go round.",
@@ -264,25 +281,30 @@ const root = table("", {
       doc: "Address to listen on.",
       fallback: "0.0.0.0",
       flanneldFlag: "healthz-ip",
+      live: "listeners",
     }),
     port: option(kind.optionalPort, {
       doc: "Port to listen on.",
       fallback: 0,
       flanneldFlag: "healthz-port",
+      live: "listeners",
     }),
   }),
   metrics: table("Where /metrics answers, over HTTP in Prometheus' text format.", {
     ip: option(kind.ip, {
       doc: "Address to listen on; beyond this host anybody who reaches it can read them.",
       fallback: "127.0.0.1",
+      live: "listeners",
     }),
     port: option(kind.optionalPort, {
       doc: "Port to listen on; may be the one of [health], with the same address.",
       fallback: 0,
+      live: "listeners",
     }),
     peers_max: option(kind.integer(0, 10_000, "peers"), {
       doc: "With more peers than this there are no series for each of them, only totals.",
       fallback: 200,
+      live: "use",
     }),
   }),
   log: table("What is said on standard error.", {
@@ -294,10 +316,12 @@ const root = table("", {
         form: verbosityForm,
         doc: "Log level as a number: 0 is info, 1 and more are debug.",
       },
+      live: "log",
     }),
     format: option(kind.choice(["text", "json"]), {
       doc: "How a line is written.",
       fallback: "text",
+      live: "log",
     }),
   }),
 });

@@ -6,6 +6,9 @@ import type { Addon } from "../native/ports.ts";
 export interface ServiceManager {
   ready(status: string): void;
   status(status: string): void;
+  /** A reload begins; `reloaded` must follow. Only for a daemon that was ready once. */
+  reloading(): void;
+  reloaded(status: string): void;
   stopping(): void;
   /** From now on `pid` is the service. */
   handedOver(pid: number): void;
@@ -25,19 +28,22 @@ export function watchdogIntervalMs(
 }
 
 export function openServiceManager(
-  addon: Pick<Addon, "notify">,
+  addon: Pick<Addon, "notify" | "notifyTimed">,
   socket: string | undefined,
   log: Log,
 ): ServiceManager {
-  const send = (...lines: string[]) => {
+  const deliver = (send: (socket: string) => void) => {
     if (socket === undefined || socket === "") return;
     try {
-      addon.notify(socket, lines.join("\n"));
+      send(socket);
     } catch (error) {
       log.warn("systemd could not be notified", { error: errorText(error) });
     }
   };
+  const send = (...lines: string[]) => deliver((to) => addon.notify(to, lines.join("\n")));
   return {
+    reloading: () => deliver((to) => addon.notifyTimed(to, "RELOADING=1")),
+    reloaded: (status) => send("READY=1", `STATUS=${status}`),
     ready: (status) => send("READY=1", `STATUS=${status}`),
     status: (status) => send(`STATUS=${status}`),
     stopping: () => send("STOPPING=1"),

@@ -12,3 +12,19 @@ export interface Uplink {
   readonly publicIp?: IpAddress;
   readonly publicIpv6?: IpAddress;
 }
+
+/** Whether tunnels go the same way, under the same addresses. */
+export function isSameUplink(a: Uplink, b: Uplink): boolean {
+  return a.name === b.name && addressesText(a) === addressesText(b);
+}
+
+/** For people: `eth1 with 192.0.2.1, known to others as 198.51.100.1`. */
+export function uplinkText(uplink: Uplink): string {
+  return `${uplink.name} with ${addressesText(uplink)}`;
+}
+
+function addressesText({ address, addressV6, publicIp, publicIpv6 }: Uplink): string {
+  const own = [address, addressV6].filter((one) => one !== undefined).join(" and ");
+  const known = [publicIp, publicIpv6].filter((one) => one !== undefined).join(" and ");
+  return own === known ? own : `${own}, known to others as ${known}`;
+}

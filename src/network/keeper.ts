@@ -18,7 +18,7 @@ const acquireRetryMsMax = 10_000;
 export interface KeeperContext {
   readonly store: Store;
   readonly request: AcquireRequest;
-  /** How long before expiry a lease is renewed. */
+  /** How long before expiry a lease is renewed. Read each time, as is `onConflict`. */
   readonly renewMarginMs: number;
   /** What to do once another node has our subnet; see `store.on_conflict`. */
   readonly onConflict: "stop" | "new-subnet";
@@ -69,7 +69,7 @@ interface Holding {
 }
 
 function keep(context: KeeperContext, first: Holding & { trouble: string | undefined }): Keeper {
-  const { store, request, renewMarginMs, onConflict, log, clock } = context;
+  const { store, request, log, clock } = context;
   const { node } = request;
   let { lease, heldUntil, trouble } = first;
   let confirmedAt = trouble === undefined ? clock.now() : undefined;
@@ -125,13 +125,13 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
         subnet: leaseKey(lease.subnets),
         owner,
         remedy:
-          onConflict === "stop"
+          context.onConflict === "stop"
             ? 'Stop the other node, or set store.on_conflict = "new-subnet"'
             : "A new subnet is taken; pods of the old one must be made anew",
       });
     }
     conflict = owner;
-    if (onConflict === "stop") return;
+    if (context.onConflict === "stop") return;
     const result = await acquireUnlessOwned(store, { ...request, previous: undefined }, stop);
     if (result.kind === "taken") return;
     hold(acquiredOf(result, log));
@@ -163,7 +163,7 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
     },
     async run(stop, onChange) {
       while (!stop.aborted) {
-        const untilDueMs = heldUntil.getTime() - clock.now().getTime() - renewMarginMs;
+        const untilDueMs = heldUntil.getTime() - clock.now().getTime() - context.renewMarginMs;
         const isWell = trouble === undefined && conflict === undefined;
         const waitMs = isWell ? Math.max(untilDueMs, renewMsMin) : retryMs;
         const timer = new AbortController();

@@ -1,14 +1,15 @@
 import type { Clock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
+import { type DocumentChange, documentChanges, documentDifference } from "../config/document-difference.ts";
 import { type NetworkConfig, parseNetworkConfig } from "../config/network.ts";
 import type { Store } from "../store/store.ts";
 
 /** As flannel asks again for a missing network configuration. */
 const retryMs = 1_000;
 
-/** No timer waits for longer than 24 days. */
-const idleMs = 24 * 60 * 60_000;
+/** Once the store has answered, it is asked this often whether its configuration is still the same. */
+const lookMs = 60_000;
 
 export interface NetworkConfigContext {
   readonly store: Store;
@@ -26,7 +27,8 @@ export interface FoundNetwork {
 
 /**
  * Waits, as flannel does, until the store has a valid network configuration. Where the store cannot be
- * reached, `fallback` is asked once whether it has something to begin with instead.
+ * reached, or has none and we have none to publish (it was emptied, maybe), `fallback` is asked once whether it
+ * has something to begin with instead.
  * @returns undefined when stopped
  * @throws FlannelError an error of the store that waiting cannot cure
  */
@@ -37,6 +39,13 @@ export async function waitForNetworkConfig<Fallback>(
 ): Promise<FoundNetwork | Fallback | undefined> {
   let said = "";
   let asked = false;
+  const standIn = (reason: string, why: string): Fallback | undefined => {
+    if (asked) return undefined;
+    asked = true;
+    const instead = fallback();
+    if (instead !== undefined) log.warn(`${why}; starting from the leases last seen`, { reason });
+    return instead;
+  };
   while (!stop.aborted) {
     let trouble: string;
     try {
@@ -50,18 +59,16 @@ export async function waitForNetworkConfig<Fallback>(
           log.info("network configuration published", { document: published });
         continue;
       }
+      const instead = standIn(trouble, "the store is empty");
+      if (instead !== undefined) return instead;
     } catch (error) {
       if (stop.aborted) return undefined;
       if (!(error instanceof FlannelError)) throw error;
       if (error.exitCode === 2 || (error.code.startsWith("store/") && !error.retryable)) throw error;
       trouble = errorText(error);
-      if (!asked && error.code.startsWith("store/")) {
-        asked = true;
-        const instead = fallback();
-        if (instead !== undefined) {
-          log.warn("the store cannot be reached; starting from the leases last seen", { reason: trouble });
-          return instead;
-        }
+      if (error.code.startsWith("store/")) {
+        const instead = standIn(trouble, "the store cannot be reached");
+        if (instead !== undefined) return instead;
       }
     }
     if (trouble !== said) log.warn("waiting for the network configuration", { reason: trouble });
@@ -71,25 +78,63 @@ export async function waitForNetworkConfig<Fallback>(
   return undefined;
 }
 
-/** Says, once the store can be asked, whether it still has the configuration we began with. Ends with `stop`. */
-export async function compareNetworkConfig(
+/** Looks whether the store still has the configuration that this node goes by. */
+export interface NetworkConfigWatch {
+  /** What differs in the store: it counts after a restart. Empty while the store has none, or cannot be asked. */
+  readonly changes: readonly DocumentChange[];
+  /** Looks now. @returns whether the store answered */
+  look(stop: AbortSignal): Promise<boolean>;
+  /** Looks until the store answers, and now and then from there on. Ends with `stop`. */
+  run(stop: AbortSignal): Promise<void>;
+}
+
+/** @param started the document that this node goes by */
+export function watchNetworkConfig(
   { store, log, clock }: Omit<NetworkConfigContext, "own">,
-  remembered: string,
-  stop: AbortSignal,
-): Promise<void> {
-  for (let answered = false; !stop.aborted; await clock.sleep(answered ? idleMs : retryMs, stop)) {
-    if (answered) continue;
-    try {
-      const document = await store.readNetworkConfig(stop);
-      answered = true;
-      if (document === undefined) log.warn("the store has no network configuration any more; ours is kept");
-      else if (document !== remembered)
-        log.error("the network configuration is another one than this node started with", {
-          remedy: "Restart to go by it",
-        });
-    } catch (error) {
-      if (stop.aborted) return;
-      if (!(error instanceof FlannelError)) throw error;
+  started: string,
+): NetworkConfigWatch {
+  let changes: readonly DocumentChange[] = [];
+  let isMissing = false;
+
+  const compare = (document: string | undefined) => {
+    if (document === undefined) {
+      if (!isMissing) log.warn("the store has no network configuration any more; ours is kept");
+      isMissing = true;
+      return;
     }
-  }
+    if (isMissing) log.info("the store has a network configuration again");
+    isMissing = false;
+    const found = documentChanges(started, document);
+    if (JSON.stringify(found) === JSON.stringify(changes)) return;
+    changes = found;
+    if (found.length === 0) log.info("the network configuration is again the one this node started with");
+    else
+      log.error("the network configuration is another one than this node started with", {
+        changes: documentDifference(started, document),
+        remedy: "Restart to go by it",
+      });
+  };
+
+  const look = async (stop: AbortSignal): Promise<boolean> => {
+    try {
+      compare(await store.readNetworkConfig(stop));
+      return true;
+    } catch (error) {
+      if (!stop.aborted && !(error instanceof FlannelError)) throw error;
+      return false; // the watch of the leases says what is amiss
+    }
+  };
+
+  return {
+    get changes() {
+      return isMissing ? [] : changes;
+    },
+    look,
+    async run(stop) {
+      for (let answered = false; !stop.aborted;) {
+        answered = (await look(stop)) || answered;
+        await clock.sleep(answered ? lookMs : retryMs, stop);
+      }
+    },
+  };
 }

@@ -1,10 +1,14 @@
 import { chmodSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { errorText, FlannelError } from "../base/error.ts";
+import type { ReloadReport } from "../reload.ts";
 import type { StatusReport } from "./report.ts";
 
 /** A daemon answers at once; one that does not is stuck. */
 const answerMsMax = 3_000;
+
+/** A reload may wait for a store that does not answer, and for the firewall. */
+const reloadMsMax = 60_000;
 
 export function adminSocketPath(runDir: string): string {
   return join(runDir, "admin.sock");
@@ -30,10 +34,13 @@ export async function refuseRunning(runDir: string): Promise<void> {
 }
 
 /**
- * Serves the daemon's report on a Unix socket that only root can reach, and by that claims `runDir`.
+ * Serves the daemon's report, and takes requests to reload, on a Unix socket that only root can reach, and by that claims `runDir`.
  * @throws FlannelError `host/run-dir`
  */
-export function openAdminSocket(runDir: string, report: () => StatusReport): AdminSocket {
+export function openAdminSocket(
+  runDir: string,
+  { report, reload }: { report: () => StatusReport; reload: () => Promise<ReloadReport> },
+): AdminSocket {
   const path = adminSocketPath(runDir);
   let surrendered = false;
   try {
@@ -41,7 +48,10 @@ export function openAdminSocket(runDir: string, report: () => StatusReport): Adm
     rmSync(path, { force: true }); // a crash leaves it behind; nobody answered on it
     const server = Bun.serve({
       unix: path,
-      routes: { "/status": () => Response.json(report()) },
+      routes: {
+        "/status": () => Response.json(report()),
+        "/reload": { POST: async () => Response.json(await reload()) },
+      },
       fetch: () => new Response("not found\n", { status: 404 }),
     });
     chmodSync(path, 0o600);
@@ -68,13 +78,26 @@ export function openAdminSocket(runDir: string, report: () => StatusReport): Adm
 
 /** Asks the daemon that holds `runDir`. @throws FlannelError `daemon/not-running` */
 export async function readReport(runDir: string): Promise<StatusReport> {
+  return (await ask(runDir, "/status", { method: "GET", msMax: answerMsMax })) as StatusReport;
+}
+
+/** Has the daemon that holds `runDir` reload. @throws FlannelError `daemon/not-running` */
+export async function askReload(runDir: string): Promise<ReloadReport> {
+  return (await ask(runDir, "/reload", { method: "POST", msMax: reloadMsMax })) as ReloadReport;
+}
+
+/** Only root can serve on this socket, since the directory is 0700: the answer is taken for what it should be. */
+async function ask(
+  runDir: string,
+  path: string,
+  { method, msMax }: { method: string; msMax: number },
+): Promise<unknown> {
   const unix = adminSocketPath(runDir);
-  let response: Response;
   try {
-    response = await fetch("http://localhost/status", { unix, signal: AbortSignal.timeout(answerMsMax) });
+    const signal = AbortSignal.timeout(msMax);
+    const response = await fetch(`http://localhost${path}`, { unix, method, signal });
     if (!response.ok) throw new Error(`it answered ${response.status}`);
-    // Only root can serve on this socket: the directory is 0700.
-    return (await response.json()) as StatusReport;
+    return await response.json();
   } catch (error) {
     throw new FlannelError(
       "daemon/not-running",

@@ -6,6 +6,7 @@ import { readDeviceCounters } from "../host/device-counters.ts";
 import { type Lease, leaseKey, type NodeIdentity, subnetsOf } from "../lease/lease.ts";
 import type { Keeper } from "../network/keeper.ts";
 import { itemText } from "../plan/text.ts";
+import type { UnappliedChange } from "../reload.ts";
 import type { Store } from "../store/store.ts";
 import { version } from "../version.ts";
 import { type CertificateReport, remainingDays } from "./certificates.ts";
@@ -19,13 +20,14 @@ export interface ReportContext {
   readonly engines: UserspaceEngines;
   readonly clock: Clock;
   readonly startedAt: Date;
+  readonly waiting: () => readonly UnappliedChange[];
   readonly certificates: (now: Date) => readonly CertificateReport[];
 }
 
 /** The report as of now. */
 export function assembleReport(
   progress: Progress,
-  { node, store, engines, clock, startedAt, certificates }: ReportContext,
+  { node, store, engines, clock, startedAt, waiting, certificates }: ReportContext,
 ): StatusReport {
   const { keeper, network, reconciler, firewall } = progress;
   const reason = hindrance(progress, engines);
@@ -85,6 +87,7 @@ export function assembleReport(
       ...certificate,
       remainingDays: remainingDays(certificate, clock.now()),
     })),
+    waiting: waiting(),
     process: processReport(),
   };
 }

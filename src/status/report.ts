@@ -6,6 +6,7 @@ import type { LeaseEvents } from "../network/keeper.ts";
 import type { LeaseUpdates } from "../network/network.ts";
 import type { PassCounts } from "../datapath/reconcile.ts";
 import { type CertificateReport, certificateWarnDays } from "./certificates.ts";
+import type { UnappliedChange } from "../reload.ts";
 import type { Stage } from "./progress.ts";
 
 /** What `status --json` and the admin socket's `/status` tell. Times are ISO 8601, ages in seconds. */
@@ -87,6 +88,8 @@ export interface StatusReport {
   readonly device?: DeviceCounters & { readonly name: string };
   /** Those that the connection to the store depends on. */
   readonly certificates: readonly (CertificateReport & { readonly remainingDays: number | null })[];
+  /** Changes of the configuration and of the store's network configuration that wait for a restart. */
+  readonly waiting: readonly UnappliedChange[];
   readonly process: { readonly cpuSeconds: number; readonly residentBytes: number };
 }
 
@@ -144,6 +147,7 @@ export function statusText(report: StatusReport): string {
   for (const { device, stats } of report.engines) lines.push(...engineLines(device, stats));
   if (report.device !== undefined) lines.push(deviceLine(report.device));
   lines.push(...report.certificates.map(certificateLine));
+  for (const { key, from, to } of report.waiting) lines.push(`restart    to apply ${key}: ${from} -> ${to}`);
   return `${lines.join("\n")}\n`;
 }
 

@@ -11,6 +11,11 @@ export interface StatusPages {
 }
 
 export interface StatusServers extends AsyncDisposable {
+  /**
+   * Listens elsewhere from now on; what is under way is cut off.
+   * @throws FlannelError `status/listen`, naming the key; then it listens where it did
+   */
+  move(to: StatusListeners): void;
   /** Frees the ports before it returns, for a successor; what is under way is cut off. */
   surrender(): void;
 }
@@ -57,10 +62,35 @@ const metricsPages: Readonly<Record<string, Page>> = {
  * @throws FlannelError `status/listen`, naming the key
  */
 export function openStatusServers(
-  { health, metrics }: StatusListeners,
+  listeners: StatusListeners,
   pages: StatusPages,
   clock: Clock,
 ): StatusServers {
+  let at = listeners;
+  let servers = listenAll(at, pages);
+  const surrender = () => {
+    for (const server of servers.splice(0)) void server.stop(true);
+  };
+  return {
+    move(to) {
+      surrender();
+      try {
+        servers = listenAll(to, pages);
+        at = to;
+      } catch (error) {
+        servers = listenAll(at, pages);
+        throw error;
+      }
+    },
+    surrender,
+    async [Symbol.asyncDispose]() {
+      await Promise.all(servers.map((server) => close(server, clock)));
+    },
+  };
+}
+
+/** @throws FlannelError `status/listen`; then it listens nowhere */
+function listenAll({ health, metrics }: StatusListeners, pages: StatusPages): Bun.Server<undefined>[] {
   const isShared = health.port === metrics.port && health.ip.equals(metrics.ip);
   const wanted = isShared
     ? [{ key: "health", at: health, routes: { ...healthPages, ...metricsPages } }]
@@ -69,22 +99,14 @@ export function openStatusServers(
         { key: "metrics", at: metrics, routes: metricsPages },
       ];
   const servers: Bun.Server<undefined>[] = [];
-  const surrender = () => {
-    for (const server of servers.splice(0)) void server.stop(true);
-  };
   try {
     for (const { key, at, routes } of wanted)
       if (at.port > 0) servers.push(listen(key, at, (request) => answer(request, routes, pages)));
+    return servers;
   } catch (error) {
-    surrender();
+    for (const server of servers) void server.stop(true);
     throw error;
   }
-  return {
-    surrender,
-    async [Symbol.asyncDispose]() {
-      await Promise.all(servers.map((server) => close(server, clock)));
-    },
-  };
 }
 
 function listen(

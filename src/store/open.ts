@@ -14,6 +14,8 @@ import type { Store } from "./store.ts";
 export interface StoreEnvironment {
   readonly log: Log;
   readonly clock: Clock;
+  /** The term of a lease, in minutes, as it is now; absent: the configuration's. */
+  readonly leaseTtl?: () => number;
 }
 
 /**
@@ -138,19 +140,29 @@ function openPatiently(
 
 function etcdOptions(
   { type, etcd, embedded, leaseTtl }: Config["store"],
-  environment: StoreEnvironment,
+  { log, clock, leaseTtl: leaseTtlNow = () => leaseTtl }: StoreEnvironment,
 ): EtcdStoreOptions {
-  const ttlSeconds = leaseTtl * 60;
   const { cafile, certfile, keyfile, ...rest } = etcd;
   const tls = defined({ caFile: cafile, certFile: certfile, keyFile: keyfile });
-  if (type === "embedded") {
-    const { username, password, passwordFile, prefix } = etcd;
-    const scheme = embedded.certfile === undefined ? "http" : "https";
-    const credentials = defined({ username, password, passwordFile });
-    const endpoints = [`${scheme}://${reachable(embedded.listen)}`];
-    return { endpoints, ...credentials, tls, prefix, ttlSeconds, ...environment };
-  }
-  return { ...defined(rest), tls, ttlSeconds, ...environment };
+  return {
+    ...(type === "embedded" ? embeddedClient(etcd, embedded) : defined(rest)),
+    tls,
+    log,
+    clock,
+    get ttlSeconds() {
+      return leaseTtlNow() * 60;
+    },
+  };
+}
+
+/** How the embedded store is reached, which this host may serve itself. */
+function embeddedClient(
+  { username, password, passwordFile, prefix }: Config["store"]["etcd"],
+  { certfile, listen }: Config["store"]["embedded"],
+) {
+  const scheme = certfile === undefined ? "http" : "https";
+  const credentials = defined({ username, password, passwordFile });
+  return { endpoints: [`${scheme}://${reachable(listen)}`], ...credentials, prefix };
 }
 
 /** Where this host reaches what listens there: on every address means on loopback too. */

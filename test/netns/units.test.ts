@@ -99,6 +99,30 @@ engine = "${engines[at]}"
     expect(found).toEqual([networkOnly, networkOnly, "1", "2"]);
   });
 
+  test("units: a reload is done when systemctl returns, fails for a mistake, and the program goes on", async () => {
+    const path = "/etc/flannel/config.toml";
+    const before = first().read(path);
+    const pid = await mainPid(first());
+    first().write(path, `${before}[health]\nport = 8081\n`);
+    await first().systemctl("reload", service);
+    expect(await first().run(["curl", "-s", "http://127.0.0.1:8081/healthz"])).toBe("flanneld is running");
+    first().write(path, `${before}[health]\nport = 81 81\n`);
+    expect((await first().tryRun(["systemctl", "reload", service])).code).not.toBe(0);
+    expect(await first().journal(service)).toContain("nothing was touched");
+    first().write(path, before);
+    await first().run(["systemctl", "kill", "-s", "HUP", "--kill-who=main", service]);
+    const answered = async () => (await first().tryRun(["curl", "-s", "http://127.0.0.1:8081/healthz"])).code;
+    for (const deadline = Date.now() + 10_000; Date.now() < deadline && (await answered()) !== 7;) {
+      await Bun.sleep(30);
+    }
+    expect(await answered()).toBe(7);
+    for (const deadline = Date.now() + 10_000; Date.now() < deadline; await Bun.sleep(30))
+      if ((await first().show(service, "ActiveState"))["ActiveState"] === "active") break;
+    expect(await mainPid(first())).toBe(pid);
+    expect((await first().show(service, "ActiveState"))["ActiveState"]).toBe("active");
+    await pingEachOther();
+  });
+
   test("units: the program is started again after kill -9, and has its subnet back", async () => {
     const subnet = subnetOf(first());
     // The five seconds are for operators to read the log, not for a test to wait.

@@ -77,6 +77,7 @@ export function statusReport(changes: Partial<StatusReport> = {}): StatusReport 
         remainingDays: 9,
       },
     ],
+    waiting: [],
     process: { cpuSeconds: 1.25, residentBytes: 100_000_000 },
     ...changes,
   };

@@ -40,6 +40,8 @@ export interface FirewallContext {
 export interface Firewall {
   /** Sets whose rules they are; the next comparison aims at it. */
   want(subnets: LeaseSubnets): void;
+  /** Goes by other options from the next comparison on, which takes away what only the former ones asked for. */
+  change(options: FirewallOptions): Promise<void>;
   /** Compares once and repairs. Failures are logged and show in `trouble`; {@link run} tries again. */
   ensure(): Promise<void>;
   /** Compares and repairs when somebody changes the packet filter, and on a slow timer. */
@@ -70,20 +72,12 @@ const retryMsMax = 30_000;
 /** Changes are gathered for this long, so that a burst is one pass. */
 const foldMs = 50;
 
-export function openFirewall(options: FirewallOptions, context: FirewallContext): Firewall {
+export function openFirewall(first: FirewallOptions, context: FirewallContext): Firewall {
   const { log, clock, programs = systemPrograms } = context;
-  const former = options.previous.filter((one) => !options.ranges.some((range) => range.equals(one)));
-  const ownership = { networks: [...options.ranges, ...former] };
-  const engines = {
-    iptables: openIptables(programs, { ...ownership, fullyRandom: options.fullyRandom }),
-    nftables: openNftables(programs, {
-      ...ownership,
-      fullyRandom: options.fullyRandom,
-      table: options.table,
-    }),
-  };
-  const asksForRules = options.masquerade || options.forward;
-  let wanted = planFirewall({ ...options, subnets: {} });
+  let options = first;
+  let engines = openEngines(options, programs);
+  let subnets: LeaseSubnets = {};
+  let wanted = planFirewall({ ...options, subnets });
   let chosen: Engine | undefined;
   let inPlace = false;
   let trouble: string | undefined;
@@ -99,7 +93,7 @@ export function openFirewall(options: FirewallOptions, context: FirewallContext)
     const by = culprit;
     culprit = undefined;
     try {
-      if (asksForRules) {
+      if (options.masquerade || options.forward) {
         const engine = choose();
         report(engine, await engine.ensure(wanted), by);
         inPlace = true;
@@ -160,11 +154,23 @@ export function openFirewall(options: FirewallOptions, context: FirewallContext)
   };
 
   const firewall: Firewall = {
-    want(subnets) {
+    want(own) {
+      subnets = own;
       const next = planFirewall({ ...options, subnets });
       if (JSON.stringify(next) === JSON.stringify(wanted)) return;
       wanted = next;
       inPlace = false;
+      wake.resolve();
+    },
+    async change(to) {
+      await queue;
+      options = to;
+      engines = openEngines(to, programs);
+      wanted = planFirewall({ ...to, subnets });
+      // With none chosen, every engine's leftovers are looked for.
+      chosen = undefined;
+      inPlace = false;
+      leftoversGone = false;
       wake.resolve();
     },
     ensure() {
@@ -221,6 +227,16 @@ export function openFirewall(options: FirewallOptions, context: FirewallContext)
     },
   };
   return firewall;
+}
+
+function openEngines(options: FirewallOptions, programs: Programs) {
+  const { ranges, previous, fullyRandom, table } = options;
+  const former = previous.filter((one) => !ranges.some((range) => range.equals(one)));
+  const networks = [...ranges, ...former];
+  return {
+    iptables: openIptables(programs, { networks, fullyRandom }),
+    nftables: openNftables(programs, { networks, fullyRandom, table }),
+  };
 }
 
 /** Rules named in a log line; the rest is cut. */

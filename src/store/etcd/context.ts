@@ -28,7 +28,7 @@ export interface EtcdStoreOptions {
   readonly passwordFile?: string;
   readonly log: Log;
   readonly clock: Clock;
-  /** Term of a lease; a day, as in flannel. */
+  /** Term of a lease; a day, as in flannel. Read for each lease. */
   readonly ttlSeconds?: number;
   /** How long one endpoint may take to answer one call; 5 s. */
   readonly callMsMax?: number;
@@ -43,7 +43,7 @@ export interface EtcdStoreOptions {
  * @throws FlannelError `store/endpoint` for what is no endpoint
  */
 export function openEtcdContext(options: EtcdStoreOptions, api: "v3" | "v2"): EtcdContext {
-  const { log, clock, ttlSeconds = leaseSeconds, random = Math.random, prefix } = options;
+  const { log, clock, random = Math.random, prefix } = options;
   const credentials = { ...options, password: () => readPassword(options) };
   const [client, encodeValue] =
     api === "v3"
@@ -58,7 +58,9 @@ export function openEtcdContext(options: EtcdStoreOptions, api: "v3" | "v2"): Et
     log,
     clock,
     random,
-    ttlSeconds,
+    get ttlSeconds() {
+      return options.ttlSeconds ?? leaseSeconds;
+    },
     own: { grant: undefined },
     complain: complainOnce(log),
   };

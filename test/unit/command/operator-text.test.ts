@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { documentDifference } from "../../../src/command/document-difference.ts";
+import { documentDifference } from "../../../src/config/document-difference.ts";
 import { tableText } from "../../../src/command/table-text.ts";
 
 test("document difference: members by their path, in the order of the documents", () => {

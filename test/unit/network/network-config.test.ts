@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { FlannelError } from "../../../src/base/error.ts";
-import { compareNetworkConfig, waitForNetworkConfig } from "../../../src/network/network-config.ts";
+import { waitForNetworkConfig, watchNetworkConfig } from "../../../src/network/network-config.ts";
 import { fakeStore } from "../../support/fake-store.ts";
 import { manualClock, settle } from "../../support/manual-clock.ts";
 import { recordingLog } from "../../support/recording-log.ts";
@@ -47,14 +47,21 @@ describe("network configuration", () => {
     expect(published).toHaveLength(1);
   });
 
-  test("a store that cannot be reached is stood in for; one that has no configuration is not", async () => {
+  test("a store that cannot be reached is stood in for, and so is one that was emptied", async () => {
     const away = bench(unreachable);
     expect(await away.wait(undefined, () => "remembered")).toBe("remembered");
     expect(away.log.messages).toEqual(["the store cannot be reached; starting from the leases last seen"]);
-    const empty = bench(undefined, undefined, document);
-    const waiting = empty.wait(undefined, () => "remembered");
-    await empty.clock.advance(5_000);
-    expect(await waiting).toMatchObject({ document });
+    const empty = bench(undefined);
+    expect(await empty.wait(undefined, () => "remembered")).toBe("remembered");
+    expect(empty.log.messages).toEqual(["the store is empty; starting from the leases last seen"]);
+  });
+
+  test("an emptied store gets our own configuration, and nothing stands in for it", async () => {
+    const { published, wait } = bench(undefined);
+    expect(await wait({ Network: "10.6.0.0/16" }, () => "remembered")).toMatchObject({
+      document: '{"Network":"10.6.0.0/16"}',
+    });
+    expect(published).toHaveLength(1);
   });
 
   test("with nothing to stand in, that is asked for once and the store waited for", async () => {
@@ -78,16 +85,38 @@ describe("network configuration", () => {
     expect(await waiting).toBeUndefined();
   });
 
+  const another = '{"Network":"10.6.0.0/16","Backend":{"VNI":2}}';
+  const gone = "the store has no network configuration any more; ours is kept";
+  const changed = "the network configuration is another one than this node started with";
+
   test.each([
-    [document, undefined],
-    [undefined, "the store has no network configuration any more; ours is kept"],
-    ['{"Network":"10.6.0.0/16"}', "the network configuration is another one than this node started with"],
+    [document, []],
+    ['{ "Network": "10.5.0.0/16" }', []],
+    [undefined, [gone]],
+    [another, [changed]],
   ])("once the store is back, %j is compared with what we began with", async (found, said) => {
     const { clock, log, ending, store } = bench(unreachable, unreachable, found);
-    const comparing = compareNetworkConfig({ store, log, clock }, document, ending.signal);
-    await clock.advance(5 * 24 * 3_600_000);
-    expect(log.messages).toEqual(said === undefined ? [] : [said]);
+    const watching = watchNetworkConfig({ store, log, clock }, document).run(ending.signal);
+    await clock.advance(3_600_000);
+    expect(log.messages).toEqual(said);
     ending.abort();
-    await comparing;
+    await watching;
+  });
+
+  test("a change in the store is told member by member, also after the configuration was gone", async () => {
+    const { clock, log, ending, store } = bench(document, undefined, undefined, another, another, document);
+    const watch = watchNetworkConfig({ store, log, clock }, document);
+    const watching = watch.run(ending.signal);
+    await clock.advance(190_000);
+    expect(watch.changes).toEqual([
+      { name: "Network", from: '"10.5.0.0/16"', to: '"10.6.0.0/16"' },
+      { name: "Backend.VNI", from: undefined, to: "2" },
+    ]);
+    expect(log.messages).toEqual([gone, "the store has a network configuration again", changed]);
+    await clock.advance(120_000);
+    expect(watch.changes).toEqual([]);
+    expect(log.messages.at(-1)).toBe("the network configuration is again the one this node started with");
+    ending.abort();
+    await watching;
   });
 });
