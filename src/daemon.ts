@@ -110,7 +110,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     listeners: () => undefined,
     firewall: () => undefined,
     forwarding: () => undefined,
-    senders: () => undefined,
+    plan: () => undefined,
     lease: () => undefined,
     use: () => undefined,
   };
@@ -293,7 +293,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     },
   });
   progress.network = loop;
-  appliers.senders = async (next) => {
+  appliers.plan = async (next) => {
     layout = decideOverlay(next, { network, uplink, node }).backend.open(overlay.engine.engine);
     loop.ownChanged();
     if (progress.up) await reconciler.pass();

@@ -206,12 +206,12 @@ const root = table("", {
     strict: option(kind.choice(["overlay", "full", "off"]), {
       doc: "Sender check of the userspace engine; overlay: inner sources inside the overlay must be the sender's, full: and none may lie outside, off: none.",
       fallback: "overlay",
-      live: "senders",
+      live: "plan",
     }),
     allow_sources: option(kind.listOf(kind.prefixOrAddress), {
       doc: "Outer sources that are believed although no lease has them.",
       fallback: [],
-      live: "senders",
+      live: "plan",
     }),
     on_stop: option(kind.choice(["keep", "remove", "kernel"]), {
       doc: "What a stop does to device and routes; keep: leave them to the successor, kernel: hand the traffic to the kernel's vxlan device.",
@@ -257,6 +257,7 @@ const root = table("", {
       doc: "Keep a blackhole route for our subnet, so that packets to addresses that no pod has do not go round.",
       fallback: false,
       flanneldFlag: "ip-blackhole-route",
+      live: "plan",
     }),
     subnet_file: option(kind.absolutePath, {
       doc: "Where to write subnet.env, which also remembers our subnet.",

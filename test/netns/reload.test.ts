@@ -178,6 +178,14 @@ describe.skipIf(refused !== undefined)("reload", () => {
     await ping(daemon.host, vtepAddress(await peer.report()));
   });
 
+  test("routes: the blackhole route comes and goes", async () => {
+    const routes = () => onHost("ip", "route");
+    expect(await reload("[host]", "[host]\nblackhole_route = true")).toEqual(applied("host.blackhole_route"));
+    expect(await routes()).toContain("blackhole 10.99.");
+    expect(await reload("[host]\nblackhole_route = true", "[host]")).toEqual(applied("host.blackhole_route"));
+    expect(await routes()).not.toContain("blackhole");
+  });
+
   test("lease: its term is another at once", async () => {
     expect((await daemon.report()).lease?.remainingSeconds).toBeGreaterThan(80_000);
     expect(await reload("lease_ttl = 1440", "lease_ttl = 90\nrenew_margin = 30")).toEqual(

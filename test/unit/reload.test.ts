@@ -12,7 +12,7 @@ function bench(answers: Partial<Record<LivePart, Applier>> = {}, flags: readonly
   const told: [LivePart, Config][] = [];
   const events: string[] = [];
   let file = "";
-  const parts = ["log", "listeners", "firewall", "forwarding", "senders", "lease", "uplink", "use"] as const;
+  const parts = ["log", "listeners", "firewall", "forwarding", "plan", "lease", "uplink", "use"] as const;
   const appliers = Object.fromEntries(
     parts.map((part) => [
       part,
@@ -66,7 +66,7 @@ describe("reload", () => {
       warnings: [],
       invalid: null,
     });
-    expect(told.map(([part]) => part)).toEqual(["senders", "log"]);
+    expect(told.map(([part]) => part)).toEqual(["plan", "log"]);
     expect(told[1]?.[1].log).toEqual({ level: "debug", format: "json" });
     expect(reloader.config).toMatchObject({ datapath: { engine: "auto", strict: "off" } });
     expect(reloader.waiting).toEqual([prefixChange, engineChange]);
