@@ -1,6 +1,10 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
+import * as grpc from "@grpc/grpc-js";
+import { fromJson } from "../../src/store/embedded/json.ts";
+import { fromProtobuf, toProtobuf } from "../../src/store/embedded/protobuf.ts";
+import { watchRequest, watchResponse } from "../../src/store/embedded/protocol.ts";
 import { startEmbedded } from "../support/embedded.ts";
 import { seededRandom } from "../support/random.ts";
 import { startStoreProcess, type StoreProcess } from "../support/store-process.ts";
@@ -23,6 +27,8 @@ afterAll(async () => {
 function rssMiB(): number {
   return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${store.pid}/status`, "utf8"))?.[1]) / 1024;
 }
+
+const base64 = (text: string) => Buffer.from(text, "latin1").toString("base64");
 
 /** A connection that says `bytes` and reads nothing unless told. */
 function dial(endpoint: string, bytes: string | Uint8Array = ""): Promise<Socket> {
@@ -169,6 +175,47 @@ test("embedded: watchers that never read cost nothing, and one that reads misses
   }
   expect(revisionsHeard()).toEqual(reading.revisions as number[]);
   for (const socket of lazy) socket.destroy();
+}, 60_000);
+
+test("embedded: watches over gRPC that are never read cost nothing either, and one read late hears all", async () => {
+  const asIs = (bytes: Buffer) => bytes;
+  const client = new grpc.Client(new URL(store.endpoint).host, grpc.credentials.createInsecure());
+  try {
+    const { header } = (await store.call("/v3/kv/range", { key: "AA==" })) as {
+      header: { revision: string };
+    };
+    const start = Number(header.revision) + 1;
+    const streams = Array.from({ length: 40 }, () => {
+      const call = client.makeBidiStreamRequest("/etcdserverpb.Watch/Watch", asIs, asIs);
+      call.on("error", () => {});
+      call.pause();
+      const create_request = { key: base64("\0"), range_end: base64("\0"), start_revision: start };
+      call.write(toProtobuf(watchRequest, fromJson(watchRequest, { create_request })));
+      return call;
+    });
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const before = rssMiB();
+    const count = 400;
+    for (let at = 0; at < count; at += 20) {
+      await Promise.all(Array.from({ length: 20 }, (_, of) => store.put(`/grpc/${of}`, "x".repeat(30_000))));
+    }
+    // Unbounded, it would be 40 times 30 kB times 400.
+    expect(rssMiB() - before).toBeLessThan(growthMiBMax);
+    const revisions: number[] = [];
+    const [late] = streams;
+    late?.on("data", (bytes: Buffer) => {
+      const { events = [] } = fromProtobuf(watchResponse, bytes);
+      revisions.push(...events.map(({ kv }) => kv?.mod_revision ?? 0));
+    });
+    late?.resume();
+    for (const deadline = Date.now() + 20_000; revisions.length < count && Date.now() < deadline;) {
+      await Bun.sleep(20);
+    }
+    expect(revisions).toEqual(Array.from({ length: count }, (_, at) => start + at));
+    await store.put("/a", "4");
+  } finally {
+    client.close();
+  }
 }, 60_000);
 
 test("embedded: a client that stops half-way is let go, and its watch with it", async () => {
