@@ -15,8 +15,8 @@ export interface OtherAgent {
   readonly servesAnother: boolean;
 }
 
-/** flanneld as it is installed; its releases carry the architecture in the name. */
-const agentName = /^flanneld(-(amd64|arm|arm64|386|ppc64le|s390x|riscv64|mips64le|loong64))?$/;
+/** flanneld as it is installed: releases carry the architecture in the name, operators add the version. */
+const agentName = /^flanneld(-v?\d[\w.]*)?(-(amd64|arm|arm64|386|ppc64le|s390x|riscv64|mips64le|loong64))?$/;
 
 /** flanneld's own defaults. */
 const defaults: AgentNetwork = { prefix: "/coreos.com/network", subnetFile: "/run/flannel/subnet.env" };

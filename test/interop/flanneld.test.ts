@@ -4,6 +4,7 @@ import { runProgram, tryProgram } from "../../src/demo/process.ts";
 import type { LabHost } from "../../src/demo/lab.ts";
 import { trafficThrough } from "../support/live-traffic.ts";
 import {
+  type Daemon,
   openTestOverlay,
   overlayRefused,
   pingSeries,
@@ -11,22 +12,16 @@ import {
   transfer,
   vtepAddress,
 } from "../support/overlay.ts";
-import {
-  flanneldProgram,
-  hasBridgeFilter,
-  type StockDaemon,
-  startFlanneld,
-} from "../support/stock-daemon.ts";
+import { hasBridgeFilter, type StockDaemon, startFlanneld, stockRegistry } from "../support/stock-daemon.ts";
 
 const engines = ["userspace", "kernel", "dgram"] as const;
-const subnets = "/coreos.com/network/subnets/";
+const registry = await stockRegistry();
 
-describe("flanneld", () => {
+describe(`flanneld, etcd ${registry.api}`, () => {
   let open: TestOverlay | undefined;
   beforeAll(() => {
     const refused = overlayRefused();
     if (refused !== undefined) throw new Error(refused);
-    flanneldProgram();
   });
   afterEach(async () => {
     await open?.[Symbol.asyncDispose]();
@@ -34,23 +29,16 @@ describe("flanneld", () => {
   });
 
   /** Two hosts with an empty network; its rules are in what flanneld can use here. */
-  const openPair = async () => {
-    open = await openTestOverlay(2);
+  const openPair = async (backend: object = { Type: "vxlan" }) => {
+    open = await openTestOverlay(2, registry.etcdFlags);
     const net = open;
     const [first, second] = net.lab.hosts;
     if (first === undefined || second === undefined) throw new Error("no hosts");
     const nftables = !(await hasBridgeFilter(first));
-    const config = { Network: "10.99.0.0/16", EnableNFTables: nftables, Backend: { Type: "vxlan" } };
-    await net.etcd("put", "/coreos.com/network/config", JSON.stringify(config));
+    await registry.putConfig(net, { Network: "10.99.0.0/16", EnableNFTables: nftables, Backend: backend });
     return { net, first, second };
   };
-  /** `<subnet>` of the node with this public IP, and the value of its lease. */
-  const leaseOf = async (net: TestOverlay, { address }: LabHost) => {
-    const lines = (await net.etcd("get", "--prefix", subnets)).split("\n");
-    const at = lines.findIndex((line) => line.includes(`"PublicIP":"${address}"`));
-    if (at < 1) throw new Error(`no lease of ${address}: ${lines.join("\n")}`);
-    return { subnet: (lines[at - 1] ?? "").slice(subnets.length), value: lines[at] ?? "" };
-  };
+  const leaseOf = (net: TestOverlay, host: LabHost) => registry.leaseOf(net, host);
   const firstAddress = (subnet: string) => subnet.replace(/-.*/, "");
   /** Until both have what the other's lease says. */
   const reachable = async (from: LabHost, own: string, target: string) => {
@@ -94,11 +82,11 @@ describe("flanneld", () => {
 
       // Each follows when the other goes: its lease ends, its routes go.
       await stock.child.end();
-      await net.etcd("del", `${subnets}${theirs.subnet}`);
+      await registry.deleteLease(net, theirs.subnet);
       await daemon.ready(0);
       const again = startFlanneld(net.lab, first, net);
       await again.ready();
-      await net.etcd("del", `${subnets}${ours.subnet}`);
+      await registry.deleteLease(net, ours.subnet);
       await daemon.ready(1); // it takes its lease again
       expect((await leaseOf(net, second)).subnet).toBe(ours.subnet);
       await reachable(second, own, firstAddress((await leaseOf(net, first)).subnet));
@@ -196,6 +184,63 @@ describe("flanneld", () => {
       await stock.child.end();
     }
   });
+
+  const direct = { Type: "vxlan", DirectRouting: true };
+  test.each([
+    ["host-gw", { Type: "host-gw" }, "auto"],
+    ["vxlan with DirectRouting, userspace", direct, "userspace"],
+    ["vxlan with DirectRouting, kernel", direct, "kernel"],
+  ] as const)(
+    "%s: routes past the tunnel are exchanged, and taken over there and back under traffic",
+    async (_, backend, engine) => {
+      const { net, first, second } = await openPair(backend);
+      const subnetFile = join(net.lab.directory, "host1a/flannel/subnet.env");
+      let stock = startFlanneld(net.lab, first, { ...net, subnetFile });
+      await stock.ready();
+      const peer = net.startDaemon(second, { engine });
+      await peer.ready(1);
+      const [before, theirs] = [await leaseOf(net, first), await leaseOf(net, second)];
+      const ends = [
+        { host: first, address: await podAddress(first, before.subnet) },
+        { host: second, address: await podAddress(second, theirs.subnet) },
+      ] as const;
+      await reachable(first, ends[0].address, ends[1].address);
+      await reachable(second, ends[1].address, ends[0].address);
+      const to = theirs.subnet.replace("-", "/");
+      const routes = async () =>
+        (await runProgram(["ip", "-n", first.namespace, "route", "show", to])).trim().replace(/\s+/g, " ");
+      expect(await routes()).toBe(`${to} via ${second.address} dev eth0`);
+
+      const daemons: Daemon[] = [];
+      const there = await trafficThrough(
+        net.lab,
+        ends,
+        async () => {
+          await stock.child.end();
+          const daemon = net.startDaemon(first, { engine, datapath: 'on_stop = "kernel"' });
+          daemons.push(daemon);
+          await daemon.ready(1);
+        },
+        3_000,
+      );
+      expect(await routes()).toBe(`${to} via ${second.address} dev eth0 proto 241`);
+      expect(await leaseOf(net, first)).toEqual(before);
+      const back = await trafficThrough(
+        net.lab,
+        ends,
+        async () => {
+          await daemons.at(-1)?.child.end();
+          stock = startFlanneld(net.lab, first, { ...net, subnetFile });
+          await stock.ready();
+        },
+        3_000,
+      );
+      expect(await leaseOf(net, first)).toEqual(before);
+      expect((await routes()).split(" dev ")[0]).toBe(`${to} via ${second.address}`);
+      // What goes past the tunnel is in nobody's hands.
+      for (const { flow, lostPings } of [there, back]) expect([flow.intact, lostPings]).toEqual([true, 0]);
+    },
+  );
 
   /** The bridge that pods would be on. */
   async function podAddress(host: LabHost, subnet: string): Promise<string> {

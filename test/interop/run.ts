@@ -15,7 +15,7 @@ const suites: readonly Suite[] = [
   {
     file: "flanneld.test.ts",
     variable: "FLANNELD_BIN",
-    needs: "a flanneld with etcd v3 (0.18 or later), such as the one of a release's tarball",
+    needs: "a flanneld, such as the one of a release's tarball: up to 0.17 for etcd v2, later ones for v3",
   },
 ];
 

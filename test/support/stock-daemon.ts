@@ -1,7 +1,9 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { inside, type Lab, type LabHost } from "../../src/demo/lab.ts";
-import type { Child } from "../../src/demo/process.ts";
+import { type Child, tryProgram } from "../../src/demo/process.ts";
+import { etcdProgram } from "./etcd.ts";
+import type { TestOverlay } from "./overlay.ts";
 
 /** A real flanneld on a host of a lab. */
 export interface StockDaemon {
@@ -16,6 +18,77 @@ export function flanneldProgram(): string {
   const program = process.env["FLANNELD_BIN"] ?? "";
   if (!existsSync(program)) throw new Error(`FLANNELD_BIN must name a flanneld; it is "${program}"`);
   return program;
+}
+
+/** What flannel keeps in etcd, by the API that a version of it speaks. */
+export interface StockRegistry {
+  readonly api: "v2" | "v3";
+  /** Flags that etcd takes to serve it. */
+  readonly etcdFlags: readonly string[];
+  putConfig(net: TestOverlay, config: object): Promise<void>;
+  /** `<subnet>` of the node with this public IP, and the value of its lease. */
+  leaseOf(net: TestOverlay, host: LabHost): Promise<{ readonly subnet: string; readonly value: string }>;
+  deleteLease(net: TestOverlay, subnet: string): Promise<void>;
+}
+
+/** The version that the program tells; undefined where it was built without one, from today's source. */
+export async function flanneldVersion(): Promise<{ major: number; minor: number } | undefined> {
+  const { output, errors } = await tryProgram([flanneldProgram(), "-version"]);
+  const [, major, minor] = /^v?(\d+)\.(\d+)/m.exec(`${output}${errors}`) ?? [];
+  return major === undefined ? undefined : { major: Number(major), minor: Number(minor) };
+}
+
+/** etcd's API v3 came with flannel 0.18, whose predecessors know v2 alone. */
+export async function stockRegistry(): Promise<StockRegistry> {
+  const version = await flanneldVersion();
+  return version !== undefined && version.major === 0 && version.minor < 18 ? registryV2 : registryV3;
+}
+
+const prefix = "/coreos.com/network";
+
+const registryV3: StockRegistry = {
+  api: "v3",
+  etcdFlags: [],
+  async putConfig(net, config) {
+    await net.etcd("put", `${prefix}/config`, JSON.stringify(config));
+  },
+  async leaseOf(net, host) {
+    const lines = (await net.etcd("get", "--prefix", `${prefix}/subnets/`)).split("\n");
+    const pairs = lines.flatMap((key, at) =>
+      key.startsWith("/") ? [{ key, value: lines[at + 1] ?? "" }] : [],
+    );
+    return findLease(pairs, host);
+  },
+  async deleteLease(net, subnet) {
+    await net.etcd("del", `${prefix}/subnets/${subnet}`);
+  },
+};
+
+const registryV2: StockRegistry = {
+  api: "v2",
+  etcdFlags: ["--enable-v2"],
+  async putConfig(net, config) {
+    await etcdctlV2(net, "set", `${prefix}/config`, JSON.stringify(config));
+  },
+  async leaseOf(net, host) {
+    const keys = (await etcdctlV2(net, "ls", `${prefix}/subnets`)).split("\n").filter(Boolean);
+    const values = keys.map(async (key) => ({ key, value: (await etcdctlV2(net, "get", key)).trim() }));
+    return findLease(await Promise.all(values), host);
+  },
+  async deleteLease(net, subnet) {
+    await etcdctlV2(net, "rm", `${prefix}/subnets/${subnet}`);
+  },
+};
+
+function etcdctlV2({ lab, endpoint }: TestOverlay, ...args: string[]): Promise<string> {
+  const command = ["env", "ETCDCTL_API=2", `${etcdProgram()}ctl`, "--endpoints", endpoint, ...args];
+  return inside(lab.switchNamespace, command);
+}
+
+function findLease(pairs: readonly { key: string; value: string }[], { address }: LabHost) {
+  const found = pairs.find(({ value }) => value.includes(`"PublicIP":"${address}"`));
+  if (found === undefined) throw new Error(`no lease of ${address}: ${JSON.stringify(pairs)}`);
+  return { subnet: found.key.slice(`${prefix}/subnets/`.length), value: found.value };
 }
 
 /** Starts it by its command line alone; `directory` below the lab's keeps its subnet file over restarts. */

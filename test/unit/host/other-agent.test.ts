@@ -53,11 +53,13 @@ test("flanneld: known by its program, its first argument or its name; others are
   addProcess("13", { args: ["run"], comm: "flanneld", env: [] });
   addProcess("14", { args: ["vim", "flanneld"], exe: "/usr/bin/vim", env: [] });
   addProcess("15", { args: ["flanneld-exporter"], exe: "/usr/bin/flanneld-exporter", env: [] });
+  addProcess("16", { args: ["/opt/flanneld-v0.11.0"], env: [] });
+  addProcess("17", { args: ["/opt/flanneld-0.28.1-arm64"], env: [] });
   expect(
     found()
       .map(({ pid }) => pid)
       .sort(),
-  ).toEqual([10, 11, 12, 13]);
+  ).toEqual([10, 11, 12, 13, 16, 17]);
   expect(found().every(({ servesAnother }) => !servesAnother)).toBe(true);
 });
 
