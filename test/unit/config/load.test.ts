@@ -528,6 +528,9 @@ strict = "maybe"
     expect(of("-etcd-certfile=/c")).toEqual([
       "store.etcd.certfile (flag -etcd-certfile) is set but store.etcd.keyfile is not",
     ]);
+    expect(of("-store-type=embedded")).toEqual([
+      'store.type (flag -store-type) is "embedded" but store.embedded.serve is false: set it to true on the one host that keeps the leases, and on all others store.type = "etcd" with that host\'s address in store.etcd.endpoints',
+    ]);
     expect(of("-etcd-keyfile=/k")).toEqual([
       "store.etcd.keyfile (flag -etcd-keyfile) is set but store.etcd.certfile is not",
     ]);
