@@ -6,7 +6,7 @@ import { setUpBackend } from "./backend/open.ts";
 import type { NetworkConfig } from "./config/network.ts";
 import type { FirewallOptions } from "./host/firewall/firewall.ts";
 import { isOwnSubnetEnv, readSubnetEnvNetworks } from "./host/subnet-env.ts";
-import { chooseEngine, type EngineChoice, probeTun } from "./datapath/engine-choice.ts";
+import { chooseEngine, type EngineChoice, noKernelDevice, probeTun } from "./datapath/engine-choice.ts";
 import type { KernelScope } from "./datapath/kernel.ts";
 import type { NodeIdentity } from "./lease/lease.ts";
 import type { Prefix } from "./net/prefix.ts";
@@ -38,6 +38,9 @@ export function decideOverlay(
     latency: config.datapath.latency,
     nodeId: node.id,
   });
+  const { onStop } = config.datapath;
+  if (setup.userspaceOnly === true && onStop === "kernel")
+    throw noKernelDevice(setup.type, "datapath.on_stop");
   const backend = config.host.blackholeRoute ? withBlackhole(setup) : setup;
   const engine: EngineChoice =
     backend.device === undefined
@@ -45,6 +48,7 @@ export function decideOverlay(
       : chooseEngine({
           configured: config.datapath.engine,
           kernelOnly: backend.kernelOnly,
+          ...(backend.userspaceOnly === true ? { userspaceOnly: backend.type } : {}),
           tunTrouble: probeTun(),
         });
   return { network, ranges, backend, engine };

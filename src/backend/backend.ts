@@ -33,6 +33,8 @@ export interface BackendSetup {
   readonly flannelDevices?: readonly { readonly name: string; readonly vni: number }[];
   /** Options asked for that only the kernel's device has. */
   readonly kernelOnly: readonly string[];
+  /** Whether there is no kernel device that speaks it. */
+  readonly userspaceOnly?: boolean;
   /** Whether its plans depend on who is one hop away. */
   readonly usesReach: boolean;
   /** What our lease publishes. */

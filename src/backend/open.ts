@@ -3,6 +3,7 @@ import type { BackendConfig } from "../config/network.ts";
 import { setUpAlloc } from "./alloc.ts";
 import type { BackendContext, BackendSetup } from "./backend.ts";
 import { setUpHostGw } from "./host-gw.ts";
+import { setUpUdp } from "./udp.ts";
 import { setUpVxlan } from "./vxlan.ts";
 
 /**
@@ -16,6 +17,8 @@ export function setUpBackend(config: BackendConfig, context: BackendContext): Ba
       return setUpVxlan(config, context);
     case "host-gw":
       return setUpHostGw(context);
+    case "udp":
+      return setUpUdp(config, context);
     case "alloc":
       return setUpAlloc(context);
     default:
@@ -29,7 +32,6 @@ const cloud = `flannel-lite fills no cloud's route table: ${anyNetwork}, which n
 
 /** flannel's other backends, and what an operator who names one can do. */
 const remedies: Readonly<Record<string, string>> = {
-  udp: `${anyNetwork}, which goes through a TUN and UDP just so; without a Backend, flannel means udp`,
   ipip: `${anyNetwork}, or "host-gw" where the hosts share a layer-2 network`,
   extension: `${anyNetwork}, or "alloc" and let your own programs route`,
   wireguard: encrypted,

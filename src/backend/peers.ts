@@ -34,8 +34,8 @@ export interface PeerContext {
   readonly overlay: readonly Prefix[];
   /** The length of the subnets that nodes allocate, by family. */
   readonly subnetLengths: Readonly<Partial<Record<Family, number>>>;
-  /** The type a peer's lease must carry. */
-  readonly backendType: string;
+  /** The type a peer's lease must carry; undefined: any. */
+  readonly backendType: string | undefined;
 }
 
 /**
@@ -60,7 +60,7 @@ export function selectPeers(leases: readonly Lease[], context: PeerContext): Pee
 /** What is wrong with a lease taken by itself. */
 function ownReason(lease: Lease, { own, overlay, backendType }: PeerContext): Refusal | undefined {
   const { publicIp, backendType: type } = lease.attributes;
-  if (type !== backendType)
+  if (backendType !== undefined && type !== backendType)
     return {
       kind: "backend-type",
       reason: `backend type ${JSON.stringify(type)} is not ${JSON.stringify(backendType)}`,

@@ -5,9 +5,9 @@ import { familyBits, type IpAddress } from "../net/address.ts";
 import type { Mac } from "../net/mac.ts";
 import type { Prefix } from "../net/prefix.ts";
 import { isOneHop, type Reach } from "../net/reach.ts";
-import type { Uplink } from "../net/uplink.ts";
 import { emptyPlan, type LinkItem, type Plan, type TunnelEngine } from "../plan/plan.ts";
 import type { BackendContext, BackendPlan, TunnelSetup } from "./backend.ts";
+import { localAddress } from "./local-address.ts";
 import { nextHop, selectPeers } from "./peers.ts";
 import { attributesAfterCollision, deriveVtepMac, findVtepMac, findVteps, leaseVtepMac } from "./vtep.ts";
 import { mtuBytesMin, parseVxlanOptions, type VxlanOptions, vxlanOverheadBytes } from "./vxlan-options.ts";
@@ -129,7 +129,10 @@ function userspaceEntries(
   const local = localAddress(uplink);
   return {
     tunnels: [
-      { device, engine, vni, port, local, vtepMac, mtuBytes, overlay, strict, allowSources, latency },
+      {
+        ...{ encapsulation: "vxlan", vni, vtepMac },
+        ...{ device, engine, port, local, mtuBytes, overlay, strict, allowSources, latency },
+      },
     ],
     forwards: subnets.map(({ subnet, publicIp, mac }) => ({ device, to: subnet, via: publicIp, mac })),
   };
@@ -154,14 +157,4 @@ function linkItem(
     learning: options.learning,
     gbp: options.gbp,
   };
-}
-
-function localAddress(uplink: Uplink): IpAddress {
-  if (uplink.address !== undefined) return uplink.address;
-  throw new FlannelError(
-    "uplink/no-address",
-    `interface ${uplink.name} has no IPv4 address`,
-    {},
-    { exitCode: 1 },
-  );
 }

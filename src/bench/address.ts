@@ -79,6 +79,7 @@ export function engineTable(own: BenchHost): ForwardingTable {
   const others = own === sender ? manyLeasesList() : [];
   const opposite = own === sender ? receiver : sender;
   return {
+    encapsulation: "vxlan",
     vni,
     vtepMac: own.mac,
     overlay: [overlay],

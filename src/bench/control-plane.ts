@@ -142,6 +142,7 @@ async function tableSwapMs({ lab, own, leases }: Bed): Promise<number> {
   const setup: EngineSetup = {
     options: { device: "fl-table", port: port + 1, local: own.address, mtuBytes: overlayMtuBytes },
     table: {
+      encapsulation: "vxlan",
       vni,
       vtepMac: farMac,
       overlay: [network],
@@ -164,7 +165,15 @@ async function tableSwapMs({ lab, own, leases }: Bed): Promise<number> {
 async function joinFar(lab: Lab, far: LabHost): Promise<void> {
   const setup: EngineSetup = {
     options: { device, port, local: far.address, mtuBytes: overlayMtuBytes },
-    table: { vni, vtepMac: farMac, overlay: [network], strict: "off", allowSources: [], peers: [] },
+    table: {
+      encapsulation: "vxlan",
+      vni,
+      vtepMac: farMac,
+      overlay: [network],
+      strict: "off",
+      allowSources: [],
+      peers: [],
+    },
   };
   const file = join(lab.directory, "far.json");
   writeFileSync(file, JSON.stringify(setup));

@@ -13,16 +13,37 @@ export interface EngineFacts {
   readonly configured: "auto" | EngineName;
   /** Backend options that only the kernel's device has, such as GBP. */
   readonly kernelOnly: readonly string[];
+  /** The backend, where no kernel device speaks it. */
+  readonly userspaceOnly?: string;
   /** Why /dev/net/tun cannot be used; undefined when it can. */
   readonly tunTrouble: string | undefined;
 }
 
 /**
  * Userspace where a TUN can be had and nothing asks for the kernel's device, else the kernel. Pure.
- * @throws FlannelError `engine/unsuitable` (exit code 2) where another than the kernel is demanded and cannot do it
+ * @throws FlannelError `engine/unsuitable` (exit code 2) where one is demanded that cannot do it; `engine/no-tun` where
+ * there is no TUN for what only a userspace engine can do
  */
-export function chooseEngine({ configured, kernelOnly, tunTrouble }: EngineFacts): EngineChoice {
+export function chooseEngine({
+  configured,
+  kernelOnly,
+  userspaceOnly,
+  tunTrouble,
+}: EngineFacts): EngineChoice {
   const options = kernelOnly.join(" and ");
+  if (userspaceOnly !== undefined) {
+    if (configured === "kernel") throw noKernelDevice(userspaceOnly, "datapath.engine");
+    if (configured === "auto" && tunTrouble !== undefined)
+      throw new FlannelError(
+        "engine/no-tun",
+        `the ${userspaceOnly} backend needs a TUN: ${tunTrouble}`,
+        {},
+        {
+          exitCode: 1,
+          remedy: "Load the module (modprobe tun); a container or unit must be given /dev/net/tun",
+        },
+      );
+  }
   if (configured === "kernel") return { engine: "kernel", reason: "it is configured" };
   if (configured !== "auto") {
     if (kernelOnly.length === 0) return { engine: configured, reason: "it is configured" };
@@ -36,6 +57,16 @@ export function chooseEngine({ configured, kernelOnly, tunTrouble }: EngineFacts
   if (kernelOnly.length > 0) return { engine: "kernel", reason: `the network's Backend asks for ${options}` };
   if (tunTrouble !== undefined) return { engine: "kernel", reason: tunTrouble };
   return { engine: "userspace", reason: "/dev/net/tun opens" };
+}
+
+/** The error for `key` of the configuration being "kernel" where that cannot be. */
+export function noKernelDevice(backend: string, key: string): FlannelError {
+  return new FlannelError(
+    "engine/unsuitable",
+    `no kernel device speaks the network's backend, ${backend}`,
+    {},
+    { exitCode: 2, remedy: `Leave ${key} = "kernel" out of the configuration` },
+  );
 }
 
 /** Why this process cannot use TUN devices; undefined when it can. */

@@ -95,7 +95,8 @@ export async function observeKernel(kernel: Kernel, scope: KernelScope): Promise
     if (route.type === "blackhole" && route.metric === blackholeMetric) blackholes.push({ to });
     const via = tryParseIpAddress(route.via);
     const device = nameByIndex.get(route.linkIndex);
-    if (via !== undefined && device !== undefined) routeItems.push({ to, via, device, onLink: route.onLink });
+    const isKnown = via !== undefined || (route.via === "" && route.type === "unicast");
+    if (isKnown && device !== undefined) routeItems.push({ to, via, device, onLink: route.onLink });
   }
   return {
     plan: {
@@ -294,7 +295,7 @@ function indexOf({ linkIndex }: KernelState, name: string): number {
 }
 
 function routeSpec({ to, via, onLink }: RouteItem, index: number): RouteSpec {
-  return { to: `${to}`, via: `${via}`, linkIndex: index, onLink, protocol: routeProtocol };
+  return { to: `${to}`, via: `${via ?? ""}`, linkIndex: index, onLink, protocol: routeProtocol };
 }
 
 function isOwn(link: KernelLink, { owner }: KernelScope): boolean {

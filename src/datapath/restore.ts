@@ -27,7 +27,7 @@ export async function restoreDevice(
       const { to, via, onLink } = item.value;
       const protocol = state.unmarked.routes.get(`${to}`)?.protocol ?? routeProtocol;
       const linkIndex = state.linkIndex.get(device) ?? 0;
-      await kernel.putRoute({ to: `${to}`, via: `${via}`, linkIndex, onLink, protocol });
+      await kernel.putRoute({ to: `${to}`, via: `${via ?? ""}`, linkIndex, onLink, protocol });
     } else await applyKernelStep(kernel, step, state, { ...scope, owner });
   }
   return true;

@@ -1,5 +1,12 @@
 import { FlannelError } from "../base/error.ts";
-import type { Addon, Engine, EngineOptions, EngineStats, NamedDescriptor } from "../native/ports.ts";
+import type {
+  Addon,
+  Engine,
+  EngineOptions,
+  EngineStats,
+  ForwardingTable,
+  NamedDescriptor,
+} from "../native/ports.ts";
 import { emptyPlan, type ForwardItem, type Plan, type TunnelEngine, type TunnelItem } from "../plan/plan.ts";
 import { itemText } from "../plan/text.ts";
 import { openDgramEngine } from "./dgram/engine.ts";
@@ -62,8 +69,8 @@ export function openUserspaceEngines(
       const present = engines.get(tunnel.device);
       if (present !== undefined && !mustReopen(present.tunnel, tunnel)) return;
       close(tunnel.device);
-      const { device, port, local, mtuBytes, latency } = tunnel;
-      const options = { device, port, local: `${local}`, mtuBytes, latency };
+      const { device, port, local, mtuBytes, latency, encapsulation } = tunnel;
+      const options = { device, port, local: `${local}`, mtuBytes, latency, encapsulation };
       const engine = await openEngine(openers[tunnel.engine], tunnel.engine, options);
       engines.set(device, { engine, tunnel, forwards: undefined });
     },
@@ -85,15 +92,7 @@ export function openUserspaceEngines(
           sameForwards(entry.forwards, own)
         )
           continue;
-        const { vni, vtepMac, overlay, strict, allowSources } = tunnel;
-        entry.engine.setTable({
-          vni,
-          vtepMac,
-          overlay: overlay.map(String),
-          strict,
-          allowSources: allowSources.map(String),
-          peers: subnetsByPeer(own),
-        });
+        entry.engine.setTable(tableOf(tunnel, own));
         engines.set(tunnel.device, { ...entry, tunnel, forwards: own });
       }
     },
@@ -162,10 +161,25 @@ const remedies: Readonly<
   EPERM: () => "It needs root or CAP_NET_ADMIN",
 };
 
-/** Which engine it is, port, source address, MTU and use of threads are fixed when it opens; the rest is in its table. */
+function tableOf(tunnel: TunnelItem, forwards: readonly ForwardItem[]): ForwardingTable {
+  const { overlay, strict, allowSources } = tunnel;
+  const common = {
+    overlay: overlay.map(String),
+    strict,
+    allowSources: allowSources.map(String),
+    peers: subnetsByPeer(forwards),
+  };
+  if (tunnel.encapsulation === "udp")
+    return { encapsulation: "udp", answerFrom: tunnel.answerFrom.map(String), ...common };
+  const { vni, vtepMac } = tunnel;
+  return { encapsulation: "vxlan", vni, vtepMac, ...common };
+}
+
+/** Which engine it is, encapsulation, port, source address, MTU and use of threads are fixed when it opens; the rest is in its table. */
 function mustReopen(held: TunnelItem, wanted: TunnelItem): boolean {
   return (
     held.engine !== wanted.engine ||
+    held.encapsulation !== wanted.encapsulation ||
     held.port !== wanted.port ||
     held.mtuBytes !== wanted.mtuBytes ||
     held.latency !== wanted.latency ||

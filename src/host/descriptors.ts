@@ -81,8 +81,8 @@ export function openEngineDescriptors({ addon, env, pid, log }: DescriptorContex
 
   return {
     open(options) {
-      const { device, local, port } = options;
-      const refused = [...unknown(), ...(handed?.verify(device, local, port) ?? [])];
+      const { device, local, port, encapsulation } = options;
+      const refused = [...unknown(), ...(handed?.verify(device, local, port, encapsulation) ?? [])];
       for (const { name, reason } of refused)
         log.warn("a descriptor of the run before is of no use: what waits in it is lost", { name, reason });
       forget(refused.map(({ name }) => name));

@@ -68,7 +68,12 @@ export interface NamedDescriptor {
 export interface Descriptors {
   names(): string[];
   /** Closes those that an engine with these options could not go on with, and says why. */
-  verify(device: string, local: string, port: number): { readonly name: string; readonly reason: string }[];
+  verify(
+    device: string,
+    local: string,
+    port: number,
+    encapsulation?: Encapsulation,
+  ): { readonly name: string; readonly reason: string }[];
   /** Closes what nobody took; may be called twice. */
   close(): void;
 }
@@ -341,13 +346,18 @@ export interface EngineOptions {
    * that pays; `throughput`: two threads; `auto`, the default: the one at low load, the other under load.
    */
   readonly latency?: "auto" | "latency" | "throughput";
+  /**
+   * How packets are carried, in every table too; `vxlan` where it is not said. `udp` has one socket on `local`, from
+   * whose port its datagrams leave; `vxlan` receives on the wildcard address and sends from several ports.
+   */
+  readonly encapsulation?: Encapsulation;
 }
 
 export interface Engine {
   /**
    * Replaces the whole forwarding table between two batches; packets in flight finish with the old one.
    * A table that cannot be is refused as a whole and the old one stays: EINVAL for overlapping subnets of two
-   * peers, EAFNOSUPPORT for an endpoint of another family than `local`.
+   * peers or another encapsulation than it was opened for, EAFNOSUPPORT for an endpoint of another family than `local`.
    */
   setTable(table: ForwardingTable): void;
   stats(): EngineStats;
@@ -373,9 +383,26 @@ export interface Tun {
   close(): void;
 }
 
-export interface ForwardingTable {
+/** How packets are carried. */
+export type Encapsulation = "vxlan" | "udp";
+
+export type ForwardingTable = VxlanTable | UdpTable;
+
+/** VXLAN with the inner Ethernet header (RFC 7348 §5). */
+export interface VxlanTable extends TableBase {
+  readonly encapsulation: "vxlan";
   readonly vni: number;
   readonly vtepMac: string;
+}
+
+/** The IP packet alone, its TTL lowered at both ends, as flannel's udp backend has it. */
+export interface UdpTable extends TableBase {
+  readonly encapsulation: "udp";
+  /** Our addresses, at most one of each family: ICMP answers to packets that no peer gets come from them. */
+  readonly answerFrom: readonly string[];
+}
+
+interface TableBase {
   /** The overlay networks as prefixes. */
   readonly overlay: readonly string[];
   readonly strict: "off" | "overlay" | "full";
@@ -389,8 +416,8 @@ export interface ForwardingPeer {
   readonly subnets: readonly string[];
   /** Outer destination address. */
   readonly endpoint: string;
-  /** Inner destination MAC: the peer's VTEP. */
-  readonly mac: string;
+  /** Inner destination MAC: the peer's VTEP. Of no use to `udp`. */
+  readonly mac?: string;
 }
 
 export interface EngineStats {

@@ -75,7 +75,8 @@ export interface FdbItem {
 /** A route of the main table: over a link of ours, or over the uplink. */
 export interface RouteItem {
   readonly to: Prefix;
-  readonly via: IpAddress;
+  /** Undefined where all of `to` is behind the device itself. */
+  readonly via: IpAddress | undefined;
   readonly device: string;
   readonly onLink: boolean;
 }
@@ -94,17 +95,31 @@ export type Latency = "auto" | "latency" | "throughput";
 /** Who reads and writes a TUN link: the native engine, or the small one on node:dgram. */
 export type TunnelEngine = "userspace" | "dgram";
 
-/** How a userspace engine speaks VXLAN for one TUN link (RFC 7348). */
-export interface TunnelItem {
+/** What a userspace engine does for one TUN link. */
+export type TunnelItem = VxlanTunnel | UdpTunnel;
+
+/** VXLAN (RFC 7348). */
+export interface VxlanTunnel extends TunnelBase {
+  readonly encapsulation: "vxlan";
+  readonly vni: number;
+  /** Our VTEP's MAC: source of inner frames sent, destination required of those received. */
+  readonly vtepMac: Mac;
+}
+
+/** IP packets alone in UDP datagrams, as flannel's udp backend. Both ends are hops: they lower TTLs. */
+export interface UdpTunnel extends TunnelBase {
+  readonly encapsulation: "udp";
+  /** Our addresses, at most one of each family: who sends where nobody is hears so from them, by ICMP. */
+  readonly answerFrom: readonly IpAddress[];
+}
+
+interface TunnelBase {
   readonly device: string;
   readonly engine: TunnelEngine;
-  readonly vni: number;
   /** UDP port, ours and every peer's. */
   readonly port: number;
   /** Source address of what we send. */
   readonly local: IpAddress;
-  /** Our VTEP's MAC: source of inner frames sent, destination required of those received. */
-  readonly vtepMac: Mac;
   readonly mtuBytes: number;
   /** The overlay networks: inner sources inside them must belong to the sender. */
   readonly overlay: readonly Prefix[];
@@ -115,12 +130,12 @@ export interface TunnelItem {
   readonly latency: Latency;
 }
 
-/** One line of a tunnel's forwarding table: packets to `to` go to host `via`, inner destination MAC `mac`. */
+/** One line of a tunnel's forwarding table: packets to `to` go to host `via`, in VXLAN to inner MAC `mac`. */
 export interface ForwardItem {
   readonly device: string;
   readonly to: Prefix;
   readonly via: IpAddress;
-  readonly mac: Mac;
+  readonly mac?: Mac;
 }
 
 /** One item of a plan with the list it stands in. */

@@ -1,4 +1,4 @@
-import { type Plan, type PlanItem, planItems, type Step } from "./plan.ts";
+import { type Plan, type PlanItem, planItems, type Step, type TunnelItem } from "./plan.ts";
 
 /** The plan, one line an item, in the order in which it is made true. Ends with a newline unless empty. */
 export function planText(plan: Plan): string {
@@ -24,12 +24,12 @@ export function itemText(item: PlanItem): string {
       );
     }
     case "tunnel": {
-      const { device, engine, vni, port, local, vtepMac, mtuBytes, overlay, strict, allowSources, latency } =
-        item.value;
+      const { device, engine, port, local, mtuBytes, overlay, strict, allowSources, latency } = item.value;
+      const [kind, ends] = carriageTexts(item.value);
       const tuned = latency === "auto" ? "" : ` latency ${latency}`;
       const allowed = allowSources.length === 0 ? "" : ` allow ${allowSources.join(",")}`;
       return (
-        `tunnel ${device} vxlan id ${vni} local ${local} dstport ${port} mtu ${mtuBytes} mac ${vtepMac} ` +
+        `tunnel ${device} ${kind} local ${local} dstport ${port} mtu ${mtuBytes} ${ends} ` +
         `overlay ${overlay.join(",")} strict ${strict}${allowed}${tuned}${engine === "dgram" ? " engine dgram" : ""}`
       );
     }
@@ -40,10 +40,20 @@ export function itemText(item: PlanItem): string {
     case "fdb":
       return `fdb ${item.value.mac} dst ${item.value.via} dev ${item.value.device}`;
     case "forward":
-      return `forward ${item.value.to} to ${item.value.via} mac ${item.value.mac} dev ${item.value.device}`;
+      return `forward ${item.value.to} to ${item.value.via}${named("mac", item.value.mac)} dev ${item.value.device}`;
     case "route":
-      return `route ${item.value.to} via ${item.value.via} dev ${item.value.device}${item.value.onLink ? " onlink" : ""}`;
+      return `route ${item.value.to}${named("via", item.value.via)} dev ${item.value.device}${item.value.onLink ? " onlink" : ""}`;
     case "blackhole":
       return `blackhole ${item.value.to}`;
   }
+}
+
+/** Kind of a tunnel, and what its ends go by. */
+function carriageTexts(tunnel: TunnelItem): readonly [string, string] {
+  if (tunnel.encapsulation === "vxlan") return [`vxlan id ${tunnel.vni}`, `mac ${tunnel.vtepMac}`];
+  return ["udp", `answer ${tunnel.answerFrom.join(",")}`];
+}
+
+function named(word: string, value: { toString(): string } | undefined): string {
+  return value === undefined ? "" : ` ${word} ${value}`;
 }

@@ -5,9 +5,10 @@ import { type IpPacket, parseIp, protocolTcp, protocolUdp, viewOf } from "../../
 import { cutSuperPacket, fitToMtu } from "../../src/datapath/dgram/segment.ts";
 import { isWithin, readTable, type Table } from "../../src/datapath/dgram/table.ts";
 import { decapsulate, encapsulate } from "../../src/datapath/dgram/tunnel.ts";
-import type { ForwardingPeer, ForwardingTable } from "../../src/native/ports.ts";
+import type { Encapsulation, ForwardingPeer, ForwardingTable } from "../../src/native/ports.ts";
 import { parseIpAddress } from "../../src/net/address.ts";
 import { parsePrefix } from "../../src/net/prefix.ts";
+import type { Strict } from "../../src/plan/plan.ts";
 import { loadProbe, type TunnelBuffer, type TunPacket } from "../support/probe.ts";
 import { type Random, seededRandom } from "../support/random.ts";
 import {
@@ -48,6 +49,8 @@ console.log(`differential test: FL_SEED=${seed}`);
 const probe = loadProbe();
 /** Super-packets that either side cut or joined. */
 let superPackets = 0;
+/** ICMP answers. */
+let answers = 0;
 
 /** What came of a batch: for each flow its packets in order, as text, and the drops that were any. */
 interface Outcome {
@@ -55,35 +58,44 @@ interface Outcome {
   readonly drops: Readonly<Record<string, number>>;
 }
 
-describe("the native engine and the reference engine", () => {
-  test("outbound: the same payloads to the same endpoints, and the same drops", () => {
-    const random = seededRandom(seed);
-    superPackets = 0;
-    const seen = differ(random, (table) => {
-      const items = outboundItems(random, readTable(table));
-      return { items, native: nativeOutbound, reference: referenceOutbound };
-    });
-    expectEachMet(seen, ["noRoute", "multicast", "notIp", "truncated", "badOffload"]);
-  }, 120_000);
+describe.each(["vxlan", "udp"] as const)(
+  "the native engine and the reference engine: %s",
+  (encapsulation) => {
+    test("outbound: the same payloads to the same endpoints, and the same drops", () => {
+      const random = seededRandom(seed);
+      superPackets = 0;
+      answers = 0;
+      const seen = differ(random, encapsulation, (table) => {
+        const items = outboundItems(random, readTable(table));
+        return { items, native: nativeOutbound, reference: referenceOutbound };
+      });
+      expectEachMet(seen, ["noRoute", "multicast", "notIp", "truncated", "badOffload"]);
+      if (encapsulation === "udp") {
+        expectEachMet(seen, ["ttlExceeded"]);
+        expect(answers).toBeGreaterThan(packetsMin / 100);
+      } else expect(answers).toBe(0);
+    }, 120_000);
 
-  test("inbound: the same packets to the host, flow by flow, and the same drops", () => {
-    const random = seededRandom(seed ^ 0x5a5a);
-    superPackets = 0;
-    const seen = differ(random, (table) => {
-      const items = inboundItems(random, readTable(table));
-      return { items, native: nativeInbound, reference: referenceInbound };
-    });
-    expectEachMet(seen, ["badVxlan", "wrongVni", "wrongMac", "arp", "notIpFrame", "truncated", "notIp"]);
-    expectEachMet(seen, ["unknownSender", "spoofedSource", "outsideOverlay", "ecnCe"]);
-  }, 120_000);
+    test("inbound: the same packets to the host, flow by flow, and the same drops", () => {
+      const random = seededRandom(seed ^ 0x5a5a);
+      superPackets = 0;
+      const seen = differ(random, encapsulation, (table) => {
+        const items = inboundItems(random, readTable(table));
+        return { items, native: nativeInbound, reference: referenceInbound };
+      });
+      expectEachMet(seen, ["truncated", "notIp", "unknownSender", "spoofedSource", "outsideOverlay"]);
+      if (encapsulation === "udp") expectEachMet(seen, ["ttlExceeded"]);
+      else expectEachMet(seen, ["badVxlan", "wrongVni", "wrongMac", "arp", "notIpFrame", "ecnCe"]);
+    }, 120_000);
 
-  test("both count by the same names", () => {
-    const table = randomTable(seededRandom(seed));
-    expect(Object.keys(probe.probeOutbound(table, mtuBytes, []).drops).sort()).toEqual(
-      [...dropReasons].sort(),
-    );
-  });
-});
+    test("both count by the same names", () => {
+      const table = randomTable(seededRandom(seed), encapsulation);
+      expect(Object.keys(probe.probeOutbound(table, mtuBytes, []).drops).sort()).toEqual(
+        [...dropReasons].sort(),
+      );
+    });
+  },
+);
 
 interface Batch<Item> {
   readonly items: readonly Item[];
@@ -94,11 +106,12 @@ interface Batch<Item> {
 /** Compares batch after batch, each with a table of its own. @returns how often each outcome was met */
 function differ<Item>(
   random: Random,
+  encapsulation: Encapsulation,
   makeBatch: (table: ForwardingTable) => Batch<Item>,
 ): Map<string, number> {
   const seen = new Map<string, number>();
   for (let done = 0; done < packetsMin;) {
-    const table = randomTable(random);
+    const table = randomTable(random, encapsulation);
     const { items, native, reference } = makeBatch(table);
     const expected = reference(table, items);
     const got = native(table, items);
@@ -148,16 +161,17 @@ function expectEachMet(seen: Map<string, number>, reasons: readonly DropReason[]
 // ---- outbound
 
 function nativeOutbound(table: ForwardingTable, items: readonly TunPacket[]): Outcome {
-  const { sent, drops } = probe.probeOutbound(table, mtuBytes, items);
+  const { sent, answers, drops } = probe.probeOutbound(table, mtuBytes, items);
   const flows = new Map<string, string[]>();
   const lanes = new Map<string, number>();
   for (const { payload, endpoint, tos, lane } of sent) {
-    const flow = flowOf(payload.subarray(22));
+    const flow = flowOf(payload.subarray(table.encapsulation === "udp" ? 0 : 22));
     add(flows, flow, `${endpoint} tos ${tos} ${hex(payload)}`);
     // One source port a flow, else its packets would overtake one another.
     if ((lanes.get(flow) ?? lane) !== lane) add(flows, flow, `lane ${lane}`);
     lanes.set(flow, lane);
   }
+  for (const { vnet, packet } of answers) add(flows, "answers", `${hex(vnet)} ${hex(packet)}`);
   return outcome(flows, drops);
 }
 
@@ -167,7 +181,16 @@ function referenceOutbound(spec: ForwardingTable, items: readonly TunPacket[]): 
   const drops: Record<string, number> = {};
   for (const { vnet, packet } of items) {
     const verdict = encapsulate(packet, table);
-    const pieces = "drop" in verdict ? [] : withoutOffloads(decodeVnet(vnet), packet);
+    const offloads = decodeVnet(vnet);
+    const pieces = "drop" in verdict ? [] : withoutOffloads(offloads, packet);
+    if ("drop" in verdict && verdict.answer !== undefined) {
+      // It quotes the packet as it would have left; of a super-packet, what the kernel gave.
+      const whole = (offloads.gsoType & ~gsoEcn) === 0 ? withoutOffloads(offloads, packet)?.[0] : packet;
+      const again = encapsulate(whole ?? packet, table);
+      const answer = "drop" in again ? again.answer : undefined;
+      add(flows, "answers", `${hex(encodeVnet(plainVnet))} ${hex(answer ?? new Uint8Array())}`);
+      answers++;
+    }
     const reason = "drop" in verdict ? verdict.drop : pieces === undefined ? "badOffload" : undefined;
     if (reason !== undefined) drops[reason] = (drops[reason] ?? 0) + 1;
     if (pieces !== undefined && pieces.length > 1) superPackets++;
@@ -334,7 +357,7 @@ function referenceInbound(spec: ForwardingTable, items: readonly TunnelBuffer[])
   const flows = new Map<string, string[]>();
   const drops: Record<string, number> = {};
   for (const { source, tos, segment, payload } of items) {
-    const joined = isJoinedInside(payload, segment);
+    const joined = isJoinedInside(payload, segment, table.carriage.kind === "udp");
     for (const datagram of joined ? [payload] : datagramsOf(payload, segment)) {
       const verdict = decapsulate(datagram, { source: parseIpAddress(source), tos }, table);
       if ("drop" in verdict) {
@@ -352,8 +375,8 @@ function referenceInbound(spec: ForwardingTable, items: readonly TunnelBuffer[])
 }
 
 /** Whether it is one VXLAN packet around joined UDP datagrams: the kernel then tells the size of the inner ones. */
-function isJoinedInside(payload: Uint8Array, segment: number): boolean {
-  if (segment === 0 || segment >= payload.length || ((payload[0] ?? 0) & 8) === 0) return false;
+function isJoinedInside(payload: Uint8Array, segment: number, isBare: boolean): boolean {
+  if (isBare || segment === 0 || segment >= payload.length || ((payload[0] ?? 0) & 8) === 0) return false;
   const ip = parseIp(payload.subarray(22));
   return !("drop" in ip) && ip.protocol === protocolUdp && 22 + ip.bytes.length === payload.length;
 }
@@ -532,7 +555,9 @@ function joinedByGro(payloads: readonly Uint8Array[]): Pick<TunnelBuffer, "segme
 }
 
 /** As a peer sends it to us. */
-function wrap(packet: Uint8Array, { vni, vtepMac }: Table): Uint8Array {
+function wrap(packet: Uint8Array, { carriage }: Table): Uint8Array {
+  if (carriage.kind === "udp") return packet;
+  const { vni, vtepMac } = carriage;
   const header = Uint8Array.of(
     8,
     0,
@@ -559,7 +584,7 @@ function wrap(packet: Uint8Array, { vni, vtepMac }: Table): Uint8Array {
 // ---- both
 
 /** A table of up to ten peers, dual-stack inside, over IPv4 or IPv6. */
-function randomTable(random: Random): ForwardingTable {
+function randomTable(random: Random, encapsulation: Encapsulation): ForwardingTable {
   const isV4 = random.below(2) === 0;
   const peers: ForwardingPeer[] = [];
   for (let number = 1 + random.below(10); number > 0; number--) {
@@ -576,14 +601,16 @@ function randomTable(random: Random): ForwardingTable {
       mac: `02:00:00:00:01:${number.toString(16).padStart(2, "0")}`,
     });
   }
-  return {
-    vni: random.pick([1, 1, 0xabcdef, 2 ** 24 - 1]),
-    vtepMac: ownMac,
+  const common = {
     overlay: ["10.5.0.0/16", "fd00:5::/32"],
-    strict: random.pick(["off", "overlay", "overlay", "full"]),
+    strict: random.pick<Strict>(["off", "overlay", "overlay", "full"]),
     allowSources: random.below(2) === 0 ? [] : [isV4 ? "198.51.100.0/24" : "2001:db8:aaaa::/48"],
     peers,
   };
+  if (encapsulation === "udp")
+    return { encapsulation, answerFrom: random.pick([["10.5.0.0", "fd00:5::"], ["10.5.0.0"]]), ...common };
+  const vni = random.pick([1, 1, 0xabcdef, 2 ** 24 - 1]);
+  return { encapsulation, vni, vtepMac: ownMac, ...common };
 }
 
 const overlays = { 4: parsePrefix("10.5.0.0/16"), 6: parsePrefix("fd00:5::/32") } as const;

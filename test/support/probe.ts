@@ -33,7 +33,12 @@ export interface Probe {
     table: ForwardingTable,
     mtuBytes: number,
     packets: readonly TunPacket[],
-  ): { readonly sent: readonly SentDatagram[]; readonly drops: DropCounts };
+  ): {
+    readonly sent: readonly SentDatagram[];
+    /** To the host. */
+    readonly answers: readonly TunPacket[];
+    readonly drops: DropCounts;
+  };
   probeInbound(
     table: ForwardingTable,
     mtuBytes: number,

@@ -210,6 +210,7 @@ export function randomPacket(random: Random, addresses: Addresses): Uint8Array<A
       protocol: extension ?? protocol,
       trafficClass: random.below(2) === 0 ? 0 : random.below(256),
       identification: random.below(65536),
+      hopLimit: random.below(20) === 0 ? random.below(3) : 64,
       fragment: random.pick([
         0x4000,
         0x4000,

@@ -6,7 +6,8 @@ use flannel_lite_core::datapath::driver::Latency;
 use flannel_lite_core::datapath::engine as core;
 use flannel_lite_core::datapath::shared::RefusedPacket as CoreRefused;
 use flannel_lite_core::forward::prefix::Prefix;
-use flannel_lite_core::forward::table::{PeerSpec, Strict, TableSpec};
+use flannel_lite_core::forward::table::{Encapsulation, PeerSpec, Strict, TableSpec};
+use flannel_lite_core::sys::udp::Layout;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
@@ -26,15 +27,23 @@ pub struct EngineOptions {
     /// What it is to be good at; `auto` where it is not said.
     #[napi(ts_type = "'auto' | 'latency' | 'throughput'")]
     pub latency: Option<String>,
+    /// How packets are carried; `vxlan` where it is not said.
+    #[napi(ts_type = "'vxlan' | 'udp'")]
+    pub encapsulation: Option<String>,
 }
 
 /// Everything the engine decides by.
 #[napi(object)]
 pub struct ForwardingTable {
+    /// How packets are carried: `vxlan`, with `vni` and `vtep_mac`, or `udp`, with `answer_from`.
+    #[napi(ts_type = "'vxlan' | 'udp'")]
+    pub encapsulation: String,
     /// VXLAN network.
-    pub vni: u32,
+    pub vni: Option<u32>,
     /// Our VTEP's Ethernet address.
-    pub vtep_mac: String,
+    pub vtep_mac: Option<String>,
+    /// Our addresses, at most one of each family, from which ICMP answers come.
+    pub answer_from: Option<Vec<String>>,
     /// The overlay networks as prefixes.
     pub overlay: Vec<String>,
     /// Which senders are believed: `off`, `overlay` or `full`.
@@ -53,8 +62,8 @@ pub struct ForwardingPeer {
     pub subnets: Vec<String>,
     /// Outer destination address.
     pub endpoint: String,
-    /// Inner destination MAC.
-    pub mac: String,
+    /// Inner destination MAC; of no use to `udp`.
+    pub mac: Option<String>,
 }
 
 /// A moment's view of an engine.
@@ -130,6 +139,7 @@ impl Engine {
             device: options.device,
             mtu_bytes: options.mtu_bytes as usize,
             latency: latency(options.latency.as_deref())?,
+            layout: layout(options.encapsulation.as_deref())?,
         };
         Ok(Self {
             inner: core::Engine::open(&options, handed.as_ref().map(|handed| &handed.inner))
@@ -202,12 +212,11 @@ pub fn table_spec(table: &ForwardingTable) -> Result<TableSpec> {
         Ok(PeerSpec {
             subnets: prefixes(&peer.subnets)?,
             endpoint: address(&peer.endpoint)?,
-            mac: mac(&peer.mac)?,
+            mac: optional_mac(peer.mac.as_deref())?,
         })
     };
     Ok(TableSpec {
-        vni: table.vni,
-        vtep_mac: mac(&table.vtep_mac)?,
+        encapsulation: encapsulation(table)?,
         overlay: prefixes(&table.overlay)?,
         strict: match table.strict.as_str() {
             "off" => Strict::Off,
@@ -218,6 +227,36 @@ pub fn table_spec(table: &ForwardingTable) -> Result<TableSpec> {
         allow_sources: prefixes(&table.allow_sources)?,
         peers: table.peers.iter().map(peer).collect::<Result<_>>()?,
     })
+}
+
+fn encapsulation(table: &ForwardingTable) -> Result<Encapsulation> {
+    if layout(Some(&table.encapsulation))? == Layout::Spread {
+        return Ok(Encapsulation::Vxlan {
+            vni: table.vni.unwrap_or(0),
+            vtep_mac: optional_mac(table.vtep_mac.as_deref())?,
+        });
+    }
+    let (mut v4, mut v6) = (None, None);
+    for text in table.answer_from.iter().flatten() {
+        match address(text)? {
+            IpAddr::V4(address) => v4 = Some(address),
+            IpAddr::V6(address) => v6 = Some(address),
+        }
+    }
+    Ok(Encapsulation::Bare { v4, v6 })
+}
+
+/// The sockets of an encapsulation.
+pub fn layout(encapsulation: Option<&str>) -> Result<Layout> {
+    match encapsulation {
+        None | Some("vxlan") => Ok(Layout::Spread),
+        Some("udp") => Ok(Layout::Single),
+        Some(other) => Err(invalid("encapsulation", other)),
+    }
+}
+
+fn optional_mac(text: Option<&str>) -> Result<[u8; 6]> {
+    text.map_or(Ok([0; 6]), mac)
 }
 
 fn latency(text: Option<&str>) -> Result<Latency> {

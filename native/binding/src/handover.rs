@@ -8,6 +8,8 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use tokio::task::spawn_blocking;
 
+use crate::engine::layout;
+
 /// An open descriptor of this process.
 #[napi(object)]
 pub struct NamedDescriptor {
@@ -53,13 +55,15 @@ impl Descriptors {
         device: String,
         local: String,
         port: u32,
+        encapsulation: Option<String>,
     ) -> Result<Vec<RefusedDescriptor>> {
         let local = local.parse().ok();
         let (Some(local), Ok(port)) = (local, u16::try_from(port)) else {
             let error = CoreError::invalid("verify descriptors", "no such address or port");
             return Err(reason(error));
         };
-        let refused = self.inner.verify(&device, local, port).into_iter();
+        let layout = layout(encapsulation.as_deref())?;
+        let refused = self.inner.verify(&device, local, port, layout).into_iter();
         let refused = refused.map(|core::Refused { name, reason }| RefusedDescriptor {
             name,
             reason: reason.to_owned(),

@@ -48,6 +48,8 @@ pub struct ProbeSent {
 pub struct ProbeOutbound {
     /// Lane after lane, each in the order of sending.
     pub sent: Vec<ProbeSent>,
+    /// What was written to the TUN: answers.
+    pub answers: Vec<ProbePacket>,
     /// Dropped packets by reason; reasons never met are present with 0.
     pub drops: BTreeMap<String, u32>,
 }
@@ -70,10 +72,10 @@ pub fn probe_outbound(
 ) -> Result<ProbeOutbound> {
     let join = |packet: ProbePacket| [&packet.vnet[..], &packet.packet].concat();
     let packets = packets.into_iter().map(join).collect();
-    let (messages, drops) =
+    let outcome =
         core::probe_outbound(&table_spec(&table)?, mtu_bytes as usize, packets).map_err(reason)?;
     let mut sent = Vec::new();
-    for message in messages {
+    for message in outcome.sent {
         for payload in message.datagrams {
             sent.push(ProbeSent {
                 payload: payload.into(),
@@ -85,7 +87,8 @@ pub fn probe_outbound(
     }
     Ok(ProbeOutbound {
         sent,
-        drops: named(drops),
+        answers: outcome.answers.into_iter().map(split).collect(),
+        drops: named(outcome.drops),
     })
 }
 
@@ -109,17 +112,18 @@ pub fn probe_inbound(
     let datagrams = datagrams.into_iter().map(incoming).collect::<Result<_>>()?;
     let (written, drops) =
         core::probe_inbound(&table_spec(&table)?, mtu_bytes as usize, datagrams).map_err(reason)?;
-    let split = |mut vnet: Vec<u8>| {
-        let packet = vnet.split_off(virtio::HEADER_LEN.min(vnet.len()));
-        ProbePacket {
-            vnet: vnet.into(),
-            packet: packet.into(),
-        }
-    };
     Ok(ProbeInbound {
         written: written.into_iter().map(split).collect(),
         drops: named(drops),
     })
+}
+
+fn split(mut vnet: Vec<u8>) -> ProbePacket {
+    let packet = vnet.split_off(virtio::HEADER_LEN.min(vnet.len()));
+    ProbePacket {
+        vnet: vnet.into(),
+        packet: packet.into(),
+    }
 }
 
 fn named(drops: core::Drops) -> BTreeMap<String, u32> {

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::port::Wake;
 use crate::sys::peer::{self, Peer};
 use crate::sys::poll::Stop;
+use crate::sys::udp::Layout;
 use crate::sys::{handed, rights, tun, udp};
 
 /// Names of one engine's descriptors, by which both sides know them.
@@ -84,7 +85,7 @@ impl Descriptors {
     }
 
     /// Closes what an engine with these options could not go on with, and tells it.
-    pub fn verify(&self, device: &str, local: IpAddr, port: u16) -> Vec<Refused> {
+    pub fn verify(&self, device: &str, local: IpAddr, port: u16, layout: Layout) -> Vec<Refused> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut kept, mut refused) = (Vec::new(), Vec::new());
         for (name, fd) in std::mem::take(&mut *all) {
@@ -93,8 +94,10 @@ impl Descriptors {
             } else if name == self::name::tun(device) {
                 tun::check_handed(fd.as_fd(), device)
             } else if name == self::name::receiver(device) {
-                udp::check_receiver(fd.as_fd(), local, port)
-            } else if (0..udp::SENDERS).any(|number| name == self::name::sender(device, number)) {
+                udp::check_receiver(fd.as_fd(), local, port, layout)
+            } else if layout == Layout::Spread
+                && (0..udp::SENDERS).any(|number| name == self::name::sender(device, number))
+            {
                 udp::check_sender(fd.as_fd(), local)
             } else {
                 Err("nothing here has this name")
@@ -421,7 +424,7 @@ mod tests {
             "",
         ];
         let descriptors = Descriptors(Mutex::new(all.map(named).into()));
-        let refused = descriptors.verify("x", local, 8472);
+        let refused = descriptors.verify("x", local, 8472, Layout::Spread);
         let of = |name| -> Vec<_> {
             let same = refused.iter().filter(|one| one.name == name);
             same.map(|one| one.reason).collect()

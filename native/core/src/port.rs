@@ -16,7 +16,7 @@ pub enum Wake {
     Stopped,
 }
 
-/// The TUN side. Packets have the header of `wire::virtio` in front. One thread reads, one writes.
+/// The TUN side. Packets have the header of `wire::virtio` in front. One thread reads; both write, each write a packet.
 pub trait PacketPort {
     /// Waits until there is something to read.
     fn wait_readable(&self) -> io::Result<Wake>;

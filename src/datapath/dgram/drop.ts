@@ -14,6 +14,7 @@ export const dropReasons = [
   "spoofedSource",
   "outsideOverlay",
   "ecnCe",
+  "ttlExceeded",
   "socketError",
   "sendQueueFull",
   // The kernel's own counts, which the native engine reads.

@@ -14,20 +14,20 @@ import { decapsulate, encapsulate } from "./tunnel.ts";
  *
  * Its UDP payloads and drop reasons are those of the native engine. Of the outer header node:dgram lets nothing be
  * set or seen, so it differs there: TOS and ECN are sent as 0, and congestion marked on the way in is not noticed;
- * DF is what the system's default for UDP sockets is; all flows leave from one ephemeral source port.
+ * DF is what the system's default for UDP sockets is; all flows of VXLAN leave from one ephemeral source port.
  */
 export async function openDgramEngine(openTun: Addon["openTun"], options: EngineOptions): Promise<Engine> {
-  const { device, port } = options;
+  const { device, port, encapsulation } = options;
   const local = parseIpAddress(options.local);
   const wildcard = local.family === 4 ? "0.0.0.0" : "::";
   using opening = new DisposableStack();
   const tun = openTun(device);
   opening.defer(() => tun.close());
   // The sender first, because a missing local address says more than anything else about what is wrong.
-  const sender = await openSocket(`${local}`, 0);
+  const sender = await openSocket(`${local}`, encapsulation === "udp" ? port : 0);
   opening.defer(() => sender.close());
-  const receiver = await openSocket(wildcard, port);
-  opening.defer(() => receiver.close());
+  const receiver = encapsulation === "udp" ? sender : await openSocket(wildcard, port);
+  if (receiver !== sender) opening.defer(() => receiver.close());
   tun.persist();
   opening.move();
   return runEngine(tun, { sender, receiver }, options);
@@ -43,6 +43,7 @@ function runEngine(tun: Tun, { sender, receiver }: Sockets, { port, mtuBytes }: 
   let lastRefused: RefusedPacket | undefined;
   let failure: string | undefined;
   let closed = false;
+  const sockets = new Set([sender, receiver]);
   const drops = new Map<DropReason, number>(dropReasons.map((reason) => [reason, 0]));
   const total = newCounters();
   let byPeer = new Map<string, Counters>();
@@ -57,8 +58,7 @@ function runEngine(tun: Tun, { sender, receiver }: Sockets, { port, mtuBytes }: 
   const close = () => {
     if (closed) return;
     closed = true;
-    sender.close();
-    receiver.close();
+    for (const socket of sockets) socket.close();
     tun.close();
   };
   const fail = (error: unknown) => {
@@ -71,12 +71,13 @@ function runEngine(tun: Tun, { sender, receiver }: Sockets, { port, mtuBytes }: 
       const verdict = encapsulate(packet, table);
       if ("drop" in verdict) {
         drop(verdict.drop);
+        if (verdict.answer !== undefined) writeTun(tun, verdict.answer, drop);
         continue;
       }
-      const { payload, peer } = verdict;
+      const { payload, headerBytes, peer } = verdict;
       const error = await sendDatagram(sender, payload, port, `${peer.endpoint}`);
       if (closed) return;
-      if (error === undefined) count("sent", peer, payload.length - 22);
+      if (error === undefined) count("sent", peer, payload.length - headerBytes);
       else drop("socketError");
     }
   };
@@ -103,7 +104,7 @@ function runEngine(tun: Tun, { sender, receiver }: Sockets, { port, mtuBytes }: 
   };
   receiver.on("message", carryIn);
   // What some ICMP message said about another datagram.
-  for (const socket of [sender, receiver]) socket.on("error", () => drop("socketError"));
+  for (const socket of sockets) socket.on("error", () => drop("socketError"));
   carryOut().catch(fail);
 
   return {

@@ -6,13 +6,17 @@ import { parsePrefix, type Prefix } from "../../net/prefix.ts";
 
 /** A forwarding table with its texts read. */
 export interface Table {
-  readonly vni: number;
-  readonly vtepMac: Uint8Array;
+  readonly carriage: Carriage;
   readonly overlay: readonly Prefix[];
   readonly strict: ForwardingTable["strict"];
   readonly allowSources: readonly Prefix[];
   readonly peers: readonly Peer[];
 }
+
+/** How packets are carried. */
+export type Carriage =
+  | { readonly kind: "vxlan"; readonly vni: number; readonly vtepMac: Uint8Array }
+  | { readonly kind: "udp"; readonly answerFrom: readonly IpAddress[] };
 
 export interface Peer {
   readonly subnets: readonly Prefix[];
@@ -22,8 +26,7 @@ export interface Peer {
 
 /** Sends and accepts nothing. */
 export const emptyTable: Table = {
-  vni: 0,
-  vtepMac: new Uint8Array(6),
+  carriage: { kind: "vxlan", vni: 0, vtepMac: new Uint8Array(6) },
   overlay: [],
   strict: "full",
   allowSources: [],
@@ -36,12 +39,11 @@ export const emptyTable: Table = {
  * `address/invalid`, `prefix/invalid`, `mac/invalid`
  */
 export function readTable(table: ForwardingTable): Table {
-  const { vni, strict } = table;
-  if (vni < 0 || vni >= 2 ** 24) throw new FlannelError("engine/table", `VNI ${vni} is beyond 24 bits`);
+  const { strict } = table;
   const peers = table.peers.map(({ subnets, endpoint, mac }) => ({
     subnets: subnets.map(parsePrefix),
     endpoint: parseIpAddress(endpoint),
-    mac: macBytes(mac),
+    mac: mac === undefined ? new Uint8Array(6) : macBytes(mac),
   }));
   for (const [at, peer] of peers.entries()) {
     const rival = peers.slice(0, at).find(({ subnets }) => overlap(subnets, peer.subnets));
@@ -49,13 +51,19 @@ export function readTable(table: ForwardingTable): Table {
     throw new FlannelError("engine/table", `subnets of ${rival.endpoint} and ${peer.endpoint} overlap`);
   }
   return {
-    vni,
-    vtepMac: macBytes(table.vtepMac),
+    carriage: readCarriage(table),
     overlay: table.overlay.map(parsePrefix),
     strict,
     allowSources: table.allowSources.map(parsePrefix),
     peers,
   };
+}
+
+function readCarriage(table: ForwardingTable): Carriage {
+  if (table.encapsulation === "udp") return { kind: "udp", answerFrom: table.answerFrom.map(parseIpAddress) };
+  const { vni, vtepMac } = table;
+  if (vni < 0 || vni >= 2 ** 24) throw new FlannelError("engine/table", `VNI ${vni} is beyond 24 bits`);
+  return { kind: "vxlan", vni, vtepMac: macBytes(vtepMac) };
 }
 
 /** The peer whose subnets hold `address`. */

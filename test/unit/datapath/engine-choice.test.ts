@@ -33,6 +33,18 @@ test("engine choice: an engine that cannot do what the network asks for is refus
   }
 });
 
+test("engine choice: what no kernel device speaks is left to userspace, or said to be impossible", () => {
+  const udp = { ...able, userspaceOnly: "udp" };
+  expect(chooseEngine({ ...udp, configured: "auto" }).engine).toBe("userspace");
+  expect(chooseEngine({ ...udp, configured: "dgram" }).engine).toBe("dgram");
+  expect(() => chooseEngine({ ...udp, configured: "kernel" })).toThrow(
+    "no kernel device speaks the network's backend, udp",
+  );
+  expect(() => chooseEngine({ ...udp, configured: "auto", tunTrouble: "no TUN" })).toThrow(
+    "the udp backend needs a TUN: no TUN",
+  );
+});
+
 test("engine choice: the trouble with a TUN says what was tried", () => {
   expect(probeTun("/nonexistent/tun")).toStartWith("/nonexistent/tun does not open: ");
   expect(probeTun("/dev/null")).toBeUndefined();

@@ -8,6 +8,7 @@ import { parsePrefix } from "../../../src/net/prefix.ts";
 import type { ForwardItem, TunnelItem } from "../../../src/plan/plan.ts";
 
 const tunnel: TunnelItem = {
+  encapsulation: "vxlan",
   device: "flannel.1",
   engine: "userspace",
   vni: 1,

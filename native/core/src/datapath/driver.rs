@@ -257,7 +257,7 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::table::{PeerSpec, Table, TableSpec};
+    use crate::forward::table::{Encapsulation, PeerSpec, Table, TableSpec};
     use crate::port::memory::{MemoryPoller, MemoryTun, MemoryUdp};
     use crate::testing;
     use crate::wire::virtio::VnetHeader;
@@ -272,8 +272,10 @@ mod tests {
             mac: MAC,
         };
         let spec = TableSpec {
-            vni: 7,
-            vtep_mac: MAC,
+            encapsulation: Encapsulation::Vxlan {
+                vni: 7,
+                vtep_mac: MAC,
+            },
             peers: vec![peer],
             ..TableSpec::default()
         };

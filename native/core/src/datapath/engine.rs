@@ -13,12 +13,12 @@ use super::shared::{RefusedPacket, Shared};
 use super::{inbound, outbound};
 use crate::error::Error;
 use crate::forward::drop::DropReason;
-use crate::forward::table::{Table, TableSpec};
+use crate::forward::table::{Encapsulation, Table, TableSpec};
 use crate::handover::{Descriptors, name};
 use crate::sys::poll::{Event, PortPoller, Stop};
 use crate::sys::thread::block_signals;
 use crate::sys::tun::Tun;
-use crate::sys::udp::{self, OpenError, Udp};
+use crate::sys::udp::{self, Layout, OpenError, Udp};
 
 /// What an engine is opened with.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct EngineOptions {
     pub mtu_bytes: usize,
     /// What it is to be good at.
     pub latency: Latency,
+    /// Which sockets it has: a table must carry packets accordingly.
+    pub layout: Layout,
 }
 
 /// Packets and their bytes from the IP header on.
@@ -87,6 +89,7 @@ pub struct Engine {
     udp_gro: bool,
     local: IpAddr,
     kernel_drops: Mutex<KernelDrops>,
+    layout: Layout,
 }
 
 /// What the threads work on, and whether they do.
@@ -114,6 +117,7 @@ impl Engine {
             local,
             mtu_bytes,
             latency,
+            layout,
         } = options;
         if *port == 0 || !(68..=65_535).contains(mtu_bytes) || local.is_unspecified() {
             let subject = format!("open engine {device}");
@@ -137,7 +141,7 @@ impl Engine {
                 .filter_map(|number| take(name::sender(device, number)))
                 .collect(),
         };
-        let udp = Udp::open_or_adopt(*local, *port, sockets, Arc::clone(&stop));
+        let udp = Udp::open_or_adopt(*local, *port, *layout, sockets, Arc::clone(&stop));
         let udp = udp.map_err(|error| match error {
             OpenError::Receiver(error) => Error::from_io(&error, format!("bind udp port {port}")),
             OpenError::Sender(error) => Error::from_io(&error, format!("bind udp address {local}")),
@@ -158,6 +162,7 @@ impl Engine {
             udp_gro: udp.gro(),
             local: *local,
             kernel_drops: Mutex::new(kernel_drops),
+            layout: *layout,
             ports: Mutex::new(Ports::Idle(Arc::new(tun), Arc::new(udp))),
         })
     }
@@ -313,15 +318,22 @@ impl Engine {
 
     /// Replaces the whole table between two batches; the first one starts the threads. Peers known by endpoint and MAC keep their counters.
     ///
-    /// Errors (the old table stays): EINVAL a VNI beyond 24 bits, or subnets of two peers overlap; EAFNOSUPPORT an
+    /// Errors (the old table stays): EINVAL a VNI beyond 24 bits, another encapsulation than the engine was opened for,
+    /// or subnets of two peers overlap; EAFNOSUPPORT an
     /// endpoint of another family than `local`.
     pub fn set_table(&self, spec: &TableSpec) -> Result<(), Error> {
         let operation = "set forwarding table";
-        if spec.vni >= 1 << 24 {
-            return Err(Error::invalid(
-                operation,
-                &format!("vni {} is beyond 24 bits", spec.vni),
-            ));
+        let layout = match spec.encapsulation {
+            Encapsulation::Vxlan { vni, .. } if vni >= 1 << 24 => {
+                let detail = format!("vni {vni} is beyond 24 bits");
+                return Err(Error::invalid(operation, &detail));
+            }
+            Encapsulation::Vxlan { .. } => Layout::Spread,
+            Encapsulation::Bare { .. } => Layout::Single,
+        };
+        if layout != self.layout {
+            let detail = "the engine was opened for another encapsulation";
+            return Err(Error::invalid(operation, detail));
         }
         let foreign = |endpoint: IpAddr| endpoint.is_ipv4() != self.local.is_ipv4();
         if let Some(peer) = spec.peers.iter().find(|peer| foreign(peer.endpoint)) {
@@ -428,6 +440,7 @@ mod tests {
             udp_gro: true,
             local: [192, 0, 2, 1].into(),
             kernel_drops: Mutex::default(),
+            layout: Layout::Spread,
         }
     }
 
@@ -477,13 +490,21 @@ mod tests {
             mac: [2; 6],
         };
         let spec = |vni, endpoints: &[&str]| TableSpec {
-            vni,
+            encapsulation: Encapsulation::Vxlan {
+                vni,
+                vtep_mac: [2; 6],
+            },
             peers: endpoints.iter().map(|endpoint| peer(endpoint)).collect(),
             ..TableSpec::default()
         };
         engine.set_table(&spec(1, &["192.0.2.2"])).unwrap();
         let text = |spec: &TableSpec| engine.set_table(spec).unwrap_err().to_string();
         assert!(text(&spec(1 << 24, &[])).starts_with("EINVAL: "));
+        let bare = TableSpec {
+            encapsulation: Encapsulation::Bare { v4: None, v6: None },
+            ..TableSpec::default()
+        };
+        assert!(text(&bare).contains("another encapsulation"));
         assert!(text(&spec(1, &["2001:db8::2"])).starts_with("EAFNOSUPPORT: "));
         assert!(text(&spec(1, &["192.0.2.2", "192.0.2.3"])).contains("192.0.2.3 overlap"));
         assert_eq!(engine.stats().peers.len(), 1);
@@ -510,6 +531,7 @@ mod tests {
             local: [192, 0, 2, 1].into(),
             mtu_bytes: 1_450,
             latency: Latency::Auto,
+            layout: Layout::Spread,
         };
         for bad in [
             EngineOptions {

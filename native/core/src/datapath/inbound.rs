@@ -9,7 +9,7 @@ use super::transport::{self, Checksum, FlowKey, UDP_HEADER_LEN};
 use super::writer::Writer;
 use crate::forward::decide;
 use crate::forward::drop::DropReason;
-use crate::forward::table::{Sender, Table};
+use crate::forward::table::{Encapsulation, Sender, Table};
 use crate::port::{DatagramPort, INBOX_BYTES, INBOX_SLOTS, PacketPort, Received, Span, Wake};
 use crate::wire::ip::{self, IpHeader};
 use crate::wire::virtio::{self, VnetHeader};
@@ -98,7 +98,7 @@ impl Inbound {
         let mut refused = None;
         for message in received.iter() {
             let sender = table.sender(message.source);
-            let joined = joined_inside(message, arena);
+            let joined = joined_inside(message, arena, &table);
             for datagram in datagrams(message, joined.is_some()) {
                 match accept(arena, datagram, message.tos, &sender, &table, shared) {
                     Ok((packet, inbound)) => {
@@ -139,10 +139,13 @@ fn next_slots(offered: usize, received: &[Received]) -> usize {
 /// The payload bytes of each inner datagram, where `message` is one VXLAN packet around joined UDP datagrams. Over a
 /// virtual link a kernel peer hands on whole what its host sent with UDP_SEGMENT, and the size of a segment that our
 /// kernel then tells is that of the inner ones (net/ipv4/udp.c, udp_cmsg_recv).
-fn joined_inside(message: &Received, arena: &[u8]) -> Option<usize> {
+fn joined_inside(message: &Received, arena: &[u8], table: &Table) -> Option<usize> {
     if !(1..message.span.len).contains(&message.segment) {
         return None;
     }
+    let Encapsulation::Vxlan { .. } = table.encapsulation else {
+        return None; // no kernel makes them
+    };
     let (_, packet) = vxlan::decode(message.span.of(arena)).ok()?;
     let ip = ip::parse(packet).ok()?;
     let is_whole = ip.protocol == UDP && vxlan::HEADER_LEN + ip.total_len == message.span.len;
@@ -168,7 +171,7 @@ fn datagrams(message: &Received, whole: bool) -> impl Iterator<Item = Span> + us
     })
 }
 
-/// Decides about one datagram and counts it; gives the inner packet's place, its congestion mark set.
+/// Decides about one datagram and counts it; gives the inner packet's place, its congestion mark set or TTL lowered.
 fn accept(
     arena: &mut [u8],
     datagram: Span,
@@ -193,11 +196,16 @@ fn accept(
     };
     let len = inbound.ip.total_len;
     let packet = Span {
-        start: datagram.start + vxlan::HEADER_LEN,
+        start: datagram.start + inbound.offset,
         len,
     };
     if let (Some(ecn), Some(bytes)) = (inbound.mark, bytes_mut(arena, packet)) {
         ip::set_ecn(bytes, &inbound.ip, ecn);
+    }
+    if let (Encapsulation::Bare { .. }, Some(bytes)) =
+        (table.encapsulation, bytes_mut(arena, packet))
+    {
+        ip::lower_hop_limit(bytes, &inbound.ip);
     }
     shared.inbound.traffic.add(1, len as u64);
     if let Some(peer) = sender.peer.and_then(|index| table.peer(index)) {
@@ -323,6 +331,13 @@ mod tests {
     const MTU: usize = 1_450;
 
     fn shared() -> Shared {
+        shared_with(Encapsulation::Vxlan {
+            vni: 7,
+            vtep_mac: OWN_MAC,
+        })
+    }
+
+    fn shared_with(encapsulation: Encapsulation) -> Shared {
         let peer = PeerSpec {
             subnets: vec![
                 "10.5.1.0/24".parse().unwrap(),
@@ -332,8 +347,7 @@ mod tests {
             mac: [2; 6],
         };
         let spec = TableSpec {
-            vni: 7,
-            vtep_mac: OWN_MAC,
+            encapsulation,
             overlay: vec!["10.5.0.0/16".parse().unwrap()],
             peers: vec![peer],
             ..TableSpec::default()
@@ -384,6 +398,37 @@ mod tests {
             shared.table.load().peers()[0].traffic.received.bytes.get(),
             29 + 147
         );
+    }
+
+    #[test]
+    fn bare_packets_lose_a_hop_and_tcp_goes_up_as_one() {
+        let shared = shared_with(Encapsulation::Bare { v4: None, v6: None });
+        let segments: Vec<Vec<u8>> = (0..40)
+            .map(|i| testing::tcp(false, i * 1_000, 0x10, &[i as u8; 1_000]))
+            .collect();
+        let size = segments[0].len();
+        let from = [192, 0, 2, 1].into();
+        let mut last = testing::udp4(9);
+        last[8] = 1;
+        let incoming = vec![
+            (from, 0, size, segments.concat()),
+            (from, 3, 0, testing::udp6(99)),
+            (from, 0, 0, last),
+        ];
+        let got = carry(incoming, &shared);
+        assert_eq!(got.len(), 2);
+        let whole = got.iter().find(|(_, packet)| packet[0] == 0x45).unwrap();
+        assert_eq!(
+            (whole.0.gso_type, whole.0.gso_size, whole.1.len()),
+            (virtio::GSO_TCP4, 1_000, 52 + 40_000)
+        );
+        for (_, packet) in &got {
+            let header = ip::parse(packet).unwrap();
+            assert_eq!(ip::hop_limit(packet, &header), 63);
+            assert!(ip::header_is_intact(packet, &header));
+        }
+        assert_eq!(shared.inbound.dropped(DropReason::TtlExceeded), 1);
+        assert_eq!(shared.inbound.traffic.packets.get(), 41);
     }
 
     #[test]

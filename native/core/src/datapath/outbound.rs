@@ -6,20 +6,23 @@ use super::queue::{SendQueue, Target};
 use super::segment::{MAX_HEADERS_LEN, Segments};
 use super::shared::Shared;
 use super::transport::{self, FlowKey};
+use super::writer::Writer;
 use crate::forward::decide;
 use crate::forward::drop::DropReason;
-use crate::forward::table::Table;
+use crate::forward::table::{Encapsulation, Peer, Table};
 use crate::port::{Area, DatagramPort, PacketPort, Piece, Span, Wake};
-use crate::wire::ip::IpHeader;
+use crate::wire::icmp::{self, ANSWER_BYTES};
+use crate::wire::ip::{self, IpHeader};
 use crate::wire::virtio::{self, VnetHeader};
-use crate::wire::{ecn, vxlan};
+use crate::wire::vxlan;
 
 /// A batch ends after so many packets or bytes, whichever is first.
 const BATCH_PACKETS: usize = 64;
 const BATCH_BYTES: usize = 128 << 10;
 /// The longest packet, with its virtio header.
 const READ_BYTES: usize = virtio::HEADER_LEN + 65_536;
-/// In front of each read: the tunnel's headers then end where the IP packet begins, in place of the virtio header.
+/// In front of each read: the tunnel's headers, if any, then end where the IP packet begins, in place of the virtio
+/// header.
 const HEAD_ROOM: usize = vxlan::HEADER_LEN - virtio::HEADER_LEN;
 
 const _: () = assert!(
@@ -77,8 +80,12 @@ impl Outbound {
                         start: at,
                         len: HEAD_ROOM + len,
                     };
-                    forward(arena, slot, queue, udp, &table, shared)
-                        .unwrap_or_else(|reason| shared.outbound.drop(reason, 1));
+                    forward(arena, slot, queue, udp, &table, shared).unwrap_or_else(|reason| {
+                        shared.outbound.drop(reason, 1);
+                        if reason == DropReason::NoRoute {
+                            answer(arena, slot, tun, &table, shared);
+                        }
+                    });
                     at += slot.len;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -127,25 +134,33 @@ fn forward(
     let target = Target {
         lane: queue.lane(FlowKey::of(packet, &verdict.ip).spread()),
         endpoint: peer.endpoint,
-        tos: ecn::encapsulate(verdict.ip.traffic_class),
+        tos: decide::outer_tos(verdict.ip.traffic_class, &table.encapsulation),
         peer: verdict.peer,
     };
-    let tunnel = vxlan::encode(table.vni, peer.mac, table.vtep_mac, !verdict.ip.is_v4());
+    let tunnel = Head::new(&table.encapsulation, peer, &verdict.ip);
+    let packet_start = slot.start + vxlan::HEADER_LEN;
+    if let Encapsulation::Bare { .. } = table.encapsulation {
+        decide::can_hop(packet, &verdict.ip)?;
+        ip::lower_hop_limit(
+            arena.get_mut(packet_start..).unwrap_or_default(),
+            &verdict.ip,
+        );
+    }
     if vnet.gso_type & !virtio::GSO_ECN == virtio::GSO_NONE {
         return queue_whole(
             arena,
-            slot.start,
+            packet_start,
             queue,
             &target,
-            tunnel,
+            &tunnel,
             &vnet,
             &verdict.ip,
         );
     }
+    let packet = arena.get(packet_start..).unwrap_or_default();
     let segments = Segments::plan(packet, &vnet, &verdict.ip).ok_or(DropReason::BadOffload)?;
-    let packet_start = slot.start + vxlan::HEADER_LEN;
     for index in 0..segments.count() {
-        let len = vxlan::HEADER_LEN + segments.headers_len();
+        let len = tunnel.bytes().len() + segments.headers_len();
         let (start, headers) = match queue.headers(len) {
             Some(room) => room,
             None => {
@@ -154,8 +169,8 @@ fn forward(
             }
         };
         let packet = arena.get(packet_start..).unwrap_or_default();
-        let (outer, inner) = headers.split_at_mut(vxlan::HEADER_LEN);
-        outer.copy_from_slice(&tunnel);
+        let (outer, inner) = headers.split_at_mut(tunnel.bytes().len());
+        outer.copy_from_slice(tunnel.bytes());
         let mut payload = segments.cut(packet, index, inner);
         payload.start += packet_start;
         let headers = Piece {
@@ -176,28 +191,54 @@ fn forward(
     Ok(())
 }
 
+/// What goes in front of each packet to a peer; nothing, where packets travel bare.
+struct Head {
+    room: [u8; vxlan::HEADER_LEN],
+    len: usize,
+}
+
+impl Head {
+    fn new(encapsulation: &Encapsulation, peer: &Peer, ip: &IpHeader) -> Self {
+        let room = match *encapsulation {
+            Encapsulation::Vxlan { vni, vtep_mac } => {
+                vxlan::encode(vni, peer.mac, vtep_mac, !ip.is_v4())
+            }
+            Encapsulation::Bare { .. } => [0; vxlan::HEADER_LEN],
+        };
+        Self {
+            room,
+            len: encapsulation.header_len(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.room.get(..self.len).unwrap_or_default()
+    }
+}
+
 /// Queues an ordinary packet: its tunnel headers go right in front of it.
 fn queue_whole(
     arena: &mut [u8],
-    start: usize,
+    packet_start: usize,
     queue: &mut SendQueue,
     target: &Target,
-    tunnel: [u8; vxlan::HEADER_LEN],
+    tunnel: &Head,
     vnet: &VnetHeader,
     ip: &IpHeader,
 ) -> Result<(), DropReason> {
-    let len = vxlan::HEADER_LEN + ip.total_len;
+    let start = packet_start - tunnel.bytes().len();
+    let len = tunnel.bytes().len() + ip.total_len;
     let bytes = arena
         .get_mut(start..start + len)
         .ok_or(DropReason::Truncated)?;
-    let (outer, packet) = bytes.split_at_mut(vxlan::HEADER_LEN);
+    let (outer, packet) = bytes.split_at_mut(tunnel.bytes().len());
     if vnet.needs_checksum() {
         let (from, offset) = (vnet.checksum_start.into(), vnet.checksum_offset.into());
         if !transport::complete_checksum(packet, from, offset) {
             return Err(DropReason::BadOffload);
         }
     }
-    outer.copy_from_slice(&tunnel);
+    outer.copy_from_slice(tunnel.bytes());
     queue.push(
         target,
         &[Piece {
@@ -206,6 +247,36 @@ fn queue_whole(
         }],
     );
     Ok(())
+}
+
+/// Tells the sender of a packet that no peer gets, where the encapsulation wants that.
+fn answer(arena: &mut [u8], slot: Span, tun: &impl PacketPort, table: &Table, shared: &Shared) {
+    let Encapsulation::Bare { v4, v6 } = table.encapsulation else {
+        return;
+    };
+    let read = slot.start + HEAD_ROOM..slot.start + slot.len;
+    let Some((vnet, _)) = arena.get(read).and_then(VnetHeader::decode) else {
+        return;
+    };
+    let packet = slot.start + vxlan::HEADER_LEN..slot.start + slot.len;
+    let packet = arena.get_mut(packet).unwrap_or_default();
+    let Ok(ip) = ip::parse(packet) else {
+        return;
+    };
+    if vnet.needs_checksum() && vnet.gso_type & !virtio::GSO_ECN == virtio::GSO_NONE {
+        // What is quoted is the packet as it would have left.
+        let whole = packet.get_mut(..ip.total_len).unwrap_or_default();
+        transport::complete_checksum(
+            whole,
+            vnet.checksum_start.into(),
+            vnet.checksum_offset.into(),
+        );
+    }
+    let mut buffer = [0; ANSWER_BYTES];
+    if let Some(bytes) = icmp::unreachable(&mut buffer, packet, &ip, v4, v6) {
+        let counters = &shared.outbound;
+        Writer { tun, counters }.write_whole(&VnetHeader::default(), bytes);
+    }
 }
 
 #[cfg(test)]
@@ -222,6 +293,20 @@ mod tests {
     const OWN_MAC: vxlan::Mac = [2, 0, 0, 0, 0, 1];
 
     fn shared() -> Shared {
+        shared_with(Encapsulation::Vxlan {
+            vni: 7,
+            vtep_mac: OWN_MAC,
+        })
+    }
+
+    fn bare() -> Shared {
+        shared_with(Encapsulation::Bare {
+            v4: Some([10, 5, 1, 0].into()),
+            v6: None,
+        })
+    }
+
+    fn shared_with(encapsulation: Encapsulation) -> Shared {
         let peer = PeerSpec {
             subnets: vec![
                 "10.5.2.0/24".parse().unwrap(),
@@ -231,8 +316,7 @@ mod tests {
             mac: PEER_MAC,
         };
         let spec = TableSpec {
-            vni: 7,
-            vtep_mac: OWN_MAC,
+            encapsulation,
             peers: vec![peer],
             ..TableSpec::default()
         };
@@ -304,6 +388,97 @@ mod tests {
             shared.table.load().peers()[0].traffic.sent.bytes.get(),
             bytes as u64
         );
+    }
+
+    #[test]
+    fn a_bare_packet_is_the_datagram_with_its_ttl_lowered() {
+        let (udp, shared) = (MemoryUdp::default(), bare());
+        let mut marked = testing::udp4(60);
+        marked[1] = 3;
+        testing::complete(&mut marked);
+        let packets = [testing::udp4(100), marked, testing::udp6(40)];
+        let queue: Vec<_> = packets.iter().cloned().map(plain).collect();
+        carry(&queue, &udp, &shared);
+        let sent = udp.sent.borrow();
+        assert!(sent.iter().all(|message| message.tos == 0));
+        let datagrams: Vec<_> = sent.iter().flat_map(|m| &m.datagrams).cloned().collect();
+        let expected = packets.map(|mut packet| {
+            let header = ip::parse(&packet).unwrap();
+            packet[if header.is_v4() { 8 } else { 7 }] = 63;
+            testing::complete(&mut packet);
+            packet
+        });
+        let sorted = |mut all: Vec<Vec<u8>>| {
+            all.sort();
+            all
+        };
+        assert_eq!(sorted(datagrams), sorted(expected.to_vec()));
+        let bytes: usize = expected.iter().map(Vec::len).sum();
+        assert_eq!(shared.outbound.traffic.bytes.get(), bytes as u64);
+    }
+
+    #[test]
+    fn bare_segments_of_a_super_packet_have_lowered_ttls_and_right_checksums() {
+        let (udp, shared) = (MemoryUdp::default(), bare());
+        let mut packet = testing::tcp(false, 7, 0x10, &[5; 9_000]);
+        testing::unfinish(&mut packet);
+        let vnet = VnetHeader {
+            flags: virtio::NEEDS_CHECKSUM,
+            gso_type: virtio::GSO_TCP4,
+            header_len: 52,
+            gso_size: 1_400,
+            checksum_start: 20,
+            checksum_offset: 16,
+        };
+        carry(&[(vnet, packet)], &udp, &shared);
+        let sent = udp.sent.borrow();
+        let datagrams: Vec<_> = sent.iter().flat_map(|m| &m.datagrams).collect();
+        assert_eq!(datagrams.len(), 7);
+        for datagram in datagrams {
+            let header = ip::parse(datagram).unwrap();
+            assert_eq!(ip::hop_limit(datagram, &header), 63);
+            assert!(ip::header_is_intact(datagram, &header));
+            assert_eq!(testing::transport_sum(datagram), 0xffff);
+        }
+    }
+
+    #[test]
+    fn a_bare_packet_at_its_last_hop_is_dropped_and_one_to_nowhere_answered() {
+        let (tun, udp, shared) = (MemoryTun::default(), MemoryUdp::default(), bare());
+        let mut last = testing::udp4(10);
+        last[8] = 1;
+        let mut lost = testing::udp4(10);
+        lost[18] = 9;
+        testing::complete(&mut lost);
+        for packet in [&last, &lost] {
+            let vnet = VnetHeader::default().encode();
+            tun.to_read
+                .borrow_mut()
+                .push_back([&vnet[..], packet].concat());
+        }
+        run(&tun, &udp, &shared).unwrap();
+        assert!(udp.sent.borrow().is_empty());
+        assert_eq!(shared.outbound.dropped(DropReason::TtlExceeded), 1);
+        assert_eq!(shared.outbound.dropped(DropReason::NoRoute), 1);
+        let written = tun.written.borrow();
+        assert_eq!(written.len(), 1, "there is no time exceeded, as in flannel");
+        let (_, answer) = VnetHeader::decode(&written[0]).unwrap();
+        assert_eq!(answer[20..22], [3, 0]);
+        assert_eq!(answer[28..], lost[..28]);
+    }
+
+    #[test]
+    fn vxlan_answers_nobody() {
+        let (tun, udp, shared) = (MemoryTun::default(), MemoryUdp::default(), shared());
+        let mut lost = testing::udp4(10);
+        lost[18] = 9;
+        let vnet = VnetHeader::default().encode();
+        tun.to_read
+            .borrow_mut()
+            .push_back([&vnet[..], &lost].concat());
+        run(&tun, &udp, &shared).unwrap();
+        assert_eq!(shared.outbound.dropped(DropReason::NoRoute), 1);
+        assert!(tun.written.borrow().is_empty());
     }
 
     #[test]

@@ -15,14 +15,25 @@ use crate::wire::virtio;
 /// How many packets were dropped for each reason, those never met included.
 pub type Drops = Vec<(&'static str, u64)>;
 
-/// Runs the outbound loop over `packets`, each with a virtio header in front, and gives the messages sent.
+/// What the outbound loop did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Messages to peers.
+    pub sent: Vec<Sent>,
+    /// Packets to the TUN: answers, virtio headers included.
+    pub answers: Vec<Vec<u8>>,
+    /// Dropped packets.
+    pub drops: Drops,
+}
+
+/// Runs the outbound loop over `packets`, each with a virtio header in front.
 ///
 /// Errors: EINVAL subnets of two peers overlap, or a packet is longer than a TUN's can be.
 pub fn probe_outbound(
     spec: &TableSpec,
     mtu_bytes: usize,
     packets: Vec<Vec<u8>>,
-) -> Result<(Vec<Sent>, Drops), Error> {
+) -> Result<Outcome, Error> {
     let too_long = |packet: &Vec<u8>| packet.len() > virtio::HEADER_LEN + usize::from(u16::MAX);
     if packets.iter().any(too_long) {
         return Err(Error::invalid("probe outbound", "a packet is too long"));
@@ -31,7 +42,11 @@ pub fn probe_outbound(
     let (tun, udp) = (MemoryTun::default(), MemoryUdp::default());
     tun.to_read.replace(packets.into());
     outbound::run(&tun, &udp, &shared).map_err(|error| Error::from_io(&error, "probe outbound"))?;
-    Ok((udp.sent.take(), drops(&shared.outbound)))
+    Ok(Outcome {
+        sent: udp.sent.take(),
+        answers: tun.written.take(),
+        drops: drops(&shared.outbound),
+    })
 }
 
 /// Runs the inbound loop over `datagrams` and gives what it wrote, virtio headers included.

@@ -5,7 +5,6 @@ use super::shared::Shared;
 use crate::forward::drop::DropReason;
 use crate::forward::table::Table;
 use crate::port::{DatagramPort, Message, Outgoing, Piece, Wake};
-use crate::wire::vxlan;
 
 /// UDP_MAX_SEGMENTS of the oldest kernels that have UDP_SEGMENT.
 const MAX_SEGMENTS: usize = 64;
@@ -212,7 +211,7 @@ fn count_sent(message: &Message, table: &Table, shared: &Shared) {
     let packets = message.segments as u64;
     let bytes = message
         .bytes
-        .saturating_sub(message.segments * vxlan::HEADER_LEN) as u64;
+        .saturating_sub(message.segments * table.encapsulation.header_len()) as u64;
     shared.outbound.traffic.add(packets, bytes);
     if let Some(peer) = table.peer(message.peer) {
         peer.traffic.sent.add(packets, bytes);

@@ -2,10 +2,10 @@
 use std::net::IpAddr;
 
 use super::drop::DropReason;
-use super::table::{PeerIndex, Sender, Strict, Table};
+use super::table::{Encapsulation, PeerIndex, Sender, Strict, Table};
 use crate::wire::ecn::{self, Decapsulation};
 use crate::wire::ip::{self, IpHeader};
-use crate::wire::vxlan::{self, Payload};
+use crate::wire::vxlan::{self, Mac, Payload};
 
 /// An IP packet from the TUN that a peer gets.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +29,10 @@ pub fn outbound(packet: &[u8], table: &Table) -> Result<Outbound, DropReason> {
 /// An inner packet that the host gets.
 #[derive(Clone, Copy, Debug)]
 pub struct Inbound {
-    /// Its IP header; the packet begins `vxlan::HEADER_LEN` bytes into the datagram.
+    /// Its IP header.
     pub ip: IpHeader,
+    /// Bytes of the datagram in front of it.
+    pub offset: usize,
     /// ECN bits to set first.
     pub mark: Option<u8>,
 }
@@ -69,33 +71,69 @@ pub fn inbound(
     sender: &Sender,
     table: &Table,
 ) -> Result<Inbound, Refused> {
-    let (header, packet) = vxlan::decode(datagram).map_err(|_| DropReason::BadVxlan)?;
-    if header.vni != table.vni {
-        return Err(DropReason::WrongVni.into());
-    }
-    if header.payload == Payload::Arp {
-        return Err(DropReason::Arp.into());
-    }
-    if header.destination != table.vtep_mac {
-        return Err(DropReason::WrongMac.into());
-    }
-    let version = packet.first().map(|first| first >> 4);
-    match (header.payload, version) {
-        (Payload::V4, Some(4)) | (Payload::V6, Some(6)) => {}
-        (Payload::V4 | Payload::V6, None) => return Err(DropReason::Truncated.into()),
-        _ => return Err(DropReason::NotIpFrame.into()),
-    }
+    let (packet, bare) = match table.encapsulation {
+        Encapsulation::Vxlan { vni, vtep_mac } => (frame_for(datagram, vni, vtep_mac)?, false),
+        Encapsulation::Bare { .. } => (datagram, true),
+    };
     let ip = ip::parse(packet).map_err(DropReason::from)?;
     check_sender(sender, ip.source, table).map_err(|reason| Refused {
         reason,
         inner: Some((ip.source, ip.destination)),
     })?;
+    let offset = table.encapsulation.header_len();
+    if bare {
+        // Nobody marks the outer header (see `outer_tos`), so it says nothing.
+        can_hop(packet, &ip)?;
+        return Ok(Inbound {
+            ip,
+            offset,
+            mark: None,
+        });
+    }
     let mark = match ecn::decapsulate(outer_tos, ip.traffic_class) {
         Decapsulation::Keep => None,
         Decapsulation::Mark(ecn) => Some(ecn),
         Decapsulation::Drop => return Err(DropReason::EcnCe.into()),
     };
-    Ok(Inbound { ip, mark })
+    Ok(Inbound { ip, offset, mark })
+}
+
+/// Whether a packet lives on when its TTL is lowered.
+pub fn can_hop(packet: &[u8], ip: &IpHeader) -> Result<(), DropReason> {
+    if ip::hop_limit(packet, ip) > 1 {
+        Ok(())
+    } else {
+        Err(DropReason::TtlExceeded)
+    }
+}
+
+/// The outer TOS of a packet with traffic class `inner`. flannel's udp backend does not look at the outer header when
+/// it decapsulates, so congestion met on the way would be forgotten: such packets leave as Not-ECT (RFC 6040 §4.1).
+pub fn outer_tos(inner: u8, encapsulation: &Encapsulation) -> u8 {
+    match encapsulation {
+        Encapsulation::Vxlan { .. } => ecn::encapsulate(inner),
+        Encapsulation::Bare { .. } => 0,
+    }
+}
+
+/// The IP packet in a VXLAN datagram that is for us.
+fn frame_for(datagram: &[u8], vni: u32, vtep_mac: Mac) -> Result<&[u8], DropReason> {
+    let (header, packet) = vxlan::decode(datagram).map_err(|_| DropReason::BadVxlan)?;
+    if header.vni != vni {
+        return Err(DropReason::WrongVni);
+    }
+    if header.payload == Payload::Arp {
+        return Err(DropReason::Arp);
+    }
+    if header.destination != vtep_mac {
+        return Err(DropReason::WrongMac);
+    }
+    let version = packet.first().map(|first| first >> 4);
+    match (header.payload, version) {
+        (Payload::V4, Some(4)) | (Payload::V6, Some(6)) => Ok(packet),
+        (Payload::V4 | Payload::V6, None) => Err(DropReason::Truncated),
+        _ => Err(DropReason::NotIpFrame),
+    }
 }
 
 /// Whether `sender` may send from `source`.
@@ -136,6 +174,14 @@ mod tests {
     const MINE: vxlan::Mac = [2, 0, 0, 0, 0, 1];
 
     fn table(strict: Strict) -> Table {
+        let vxlan = Encapsulation::Vxlan {
+            vni: 1,
+            vtep_mac: MINE,
+        };
+        table_of(strict, vxlan)
+    }
+
+    fn table_of(strict: Strict, encapsulation: Encapsulation) -> Table {
         let peer = |subnets: &[&str], endpoint: &str| PeerSpec {
             subnets: subnets
                 .iter()
@@ -145,8 +191,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 2],
         };
         let spec = TableSpec {
-            vni: 1,
-            vtep_mac: MINE,
+            encapsulation,
             overlay: vec!["10.5.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()],
             strict,
             allow_sources: vec!["198.51.100.0/24".parse().unwrap()],
@@ -298,9 +343,53 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_packet_is_judged_by_sender_and_ttl() {
+        let table = table_of(Strict::Overlay, Encapsulation::Bare { v4: None, v6: None });
+        let verdict = |packet: &[u8], outer: &str| {
+            let sender = table.sender(outer.parse().unwrap());
+            inbound(packet, 3, &sender, &table).map_err(|refused| refused.reason)
+        };
+        for mut packet in [testing::udp4(4), testing::udp6(4)] {
+            let accepted = verdict(&packet, "192.0.2.1").unwrap();
+            assert_eq!((accepted.offset, accepted.mark), (0, None));
+            assert_eq!(
+                verdict(&packet, "192.0.2.2").unwrap_err(),
+                DropReason::SpoofedSource
+            );
+            assert_eq!(
+                verdict(&packet, "203.0.113.9").unwrap_err(),
+                DropReason::UnknownSender
+            );
+            let at = if packet[0] == 0x45 { 8 } else { 7 };
+            for (left, expected) in [
+                (2, None),
+                (1, Some(DropReason::TtlExceeded)),
+                (0, Some(DropReason::TtlExceeded)),
+            ] {
+                packet[at] = left;
+                assert_eq!(verdict(&packet, "192.0.2.1").err(), expected);
+            }
+            let short = &packet[..packet.len() - 1];
+            assert_eq!(
+                verdict(short, "192.0.2.1").unwrap_err(),
+                DropReason::Truncated
+            );
+        }
+        assert_eq!(
+            verdict(&[], "192.0.2.1").unwrap_err(),
+            DropReason::Truncated
+        );
+        assert_eq!(
+            verdict(&[0x15; 40], "192.0.2.1").unwrap_err(),
+            DropReason::NotIp
+        );
+    }
+
+    #[test]
     fn random_bytes_get_a_verdict() {
         let mut random = Random::new(4);
         let table = table(Strict::Off);
+        let bare = table_of(Strict::Off, Encapsulation::Bare { v4: None, v6: None });
         let sender = table.sender("192.0.2.1".parse().unwrap());
         let good = datagram(&testing::tcp(false, 1, 0x10, b"x"));
         for _ in 0..100_000 {
@@ -312,7 +401,10 @@ mod tests {
             bytes.truncate(random.below(bytes.len() + 20));
             let _ = outbound(bytes.get(22..).unwrap_or(&bytes), &table);
             if let Ok(accepted) = inbound(&bytes, random.next() as u8, &sender, &table) {
-                assert!(vxlan::HEADER_LEN + accepted.ip.total_len <= bytes.len());
+                assert!(accepted.offset + accepted.ip.total_len <= bytes.len());
+            }
+            if let Ok(accepted) = inbound(&bytes, 0, &sender, &bare) {
+                assert!(accepted.ip.total_len <= bytes.len());
             }
         }
     }

@@ -47,6 +47,8 @@ reasons! {
     OutsideOverlay => "outsideOverlay",
     /// Inbound: congestion marked outside, and the inner packet cannot carry the mark (RFC 6040 §4.2).
     EcnCe => "ecnCe",
+    /// TTL or hop limit ran out at our end of the tunnel, which is a hop where packets are carried bare.
+    TtlExceeded => "ttlExceeded",
     /// Outbound: the UDP socket refused the packet (no route to the peer, a firewall …).
     SocketError => "socketError",
     /// Outbound: the UDP socket stayed full for longer than we wait.

@@ -1,11 +1,11 @@
 //! The immutable forwarding table that both packet threads look at.
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::counters::PeerTraffic;
 use super::prefix::{Overlap, Prefix, PrefixMap};
-use crate::wire::vxlan::Mac;
+use crate::wire::vxlan::{self, Mac};
 
 /// Which senders are believed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -19,13 +19,50 @@ pub enum Strict {
     Full,
 }
 
+/// How inner packets are carried; the same for all peers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Encapsulation {
+    /// VXLAN with the inner Ethernet header.
+    Vxlan {
+        /// VXLAN network.
+        vni: u32,
+        /// Our VTEP's Ethernet address.
+        vtep_mac: Mac,
+    },
+    /// The IP packet alone, as in flannel's udp backend: both ends are hops, which lower TTLs, and who sends where
+    /// there is no peer is told so from our addresses.
+    Bare {
+        /// Source of IPv4 answers.
+        v4: Option<Ipv4Addr>,
+        /// Source of IPv6 answers.
+        v6: Option<Ipv6Addr>,
+    },
+}
+
+impl Encapsulation {
+    /// Bytes in front of the inner IP packet.
+    pub fn header_len(&self) -> usize {
+        match self {
+            Self::Vxlan { .. } => vxlan::HEADER_LEN,
+            Self::Bare { .. } => 0,
+        }
+    }
+}
+
+impl Default for Encapsulation {
+    fn default() -> Self {
+        Self::Vxlan {
+            vni: 0,
+            vtep_mac: Mac::default(),
+        }
+    }
+}
+
 /// What a table is built from.
 #[derive(Clone, Debug, Default)]
 pub struct TableSpec {
-    /// VXLAN network.
-    pub vni: u32,
-    /// Our VTEP's Ethernet address.
-    pub vtep_mac: Mac,
+    /// How packets are carried.
+    pub encapsulation: Encapsulation,
     /// The overlay's networks.
     pub overlay: Vec<Prefix>,
     /// Which senders are believed.
@@ -43,7 +80,7 @@ pub struct PeerSpec {
     pub subnets: Vec<Prefix>,
     /// Outer destination.
     pub endpoint: IpAddr,
-    /// Inner Ethernet destination.
+    /// Inner Ethernet destination; of no meaning where there is none.
     pub mac: Mac,
 }
 
@@ -75,10 +112,8 @@ pub struct Sender {
 /// Prefixes, peers and settings; replaced as a whole.
 #[derive(Debug)]
 pub struct Table {
-    /// VXLAN network.
-    pub vni: u32,
-    /// Our VTEP's Ethernet address.
-    pub vtep_mac: Mac,
+    /// How packets are carried.
+    pub encapsulation: Encapsulation,
     /// Which senders are believed.
     pub strict: Strict,
     peers: Vec<Peer>,
@@ -97,8 +132,7 @@ impl Table {
     /// A table that sends and accepts nothing.
     pub fn empty() -> Self {
         Self {
-            vni: 0,
-            vtep_mac: Mac::default(),
+            encapsulation: Encapsulation::default(),
             strict: Strict::Full,
             peers: Vec::new(),
             routes: PrefixMap::default(),
@@ -139,8 +173,7 @@ impl Table {
         let routes = PrefixMap::build(routes)
             .map_err(|Overlap(a, b)| PeersOverlap(endpoint(a), endpoint(b)))?;
         Ok(Self {
-            vni: spec.vni,
-            vtep_mac: spec.vtep_mac,
+            encapsulation: spec.encapsulation,
             strict: spec.strict,
             peers,
             routes,

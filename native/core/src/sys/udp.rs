@@ -1,4 +1,5 @@
-//! The tunnel's UDP sockets: one that receives on the VXLAN port, several that send from ports of their own.
+//! The tunnel's UDP sockets: one that receives on the tunnel's port, and for VXLAN several that send from ports of their
+//! own.
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,10 +22,21 @@ const FEW: usize = 8;
 const MESSAGES: usize = 64;
 const PIECES: usize = 512;
 
+/// Which sockets a tunnel has.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Layout {
+    /// One on the wildcard address that receives, as the kernel's VXLAN device, and several that send.
+    #[default]
+    Spread,
+    /// One on the local address for both, as flannel's udp backend: datagrams leave from the port that they go to.
+    Single,
+}
+
 /// The sockets of one engine.
 #[derive(Debug)]
 pub struct Udp {
     receiver: OwnedFd,
+    /// Without any the receiver sends.
     senders: Vec<OwnedFd>,
     port: u16,
     stop: Arc<Stop>,
@@ -54,7 +66,7 @@ impl Udp {
     /// Binds the wildcard address of `local`'s family to `port` (as the kernel's device does), and the sending
     /// sockets to `local`. Probes segmentation and its reverse.
     pub fn open(local: IpAddr, port: u16, stop: Arc<Stop>) -> Result<Self, OpenError> {
-        Self::open_or_adopt(local, port, Handed::default(), stop)
+        Self::open_or_adopt(local, port, Layout::Spread, Handed::default(), stop)
     }
 
     /// As `open`, but goes on with sockets that another process opened, and with what waits in them; `check_receiver`
@@ -62,12 +74,13 @@ impl Udp {
     pub fn open_or_adopt(
         local: IpAddr,
         port: u16,
+        layout: Layout,
         handed: Handed,
         stop: Arc<Stop>,
     ) -> Result<Self, OpenError> {
         let switch_on =
             |fd: &OwnedFd, option: c_int, value: c_int| set(fd, libc::SOL_UDP, option, value);
-        Self::open_with(local, port, handed, stop, switch_on)
+        Self::open_with(local, port, layout, handed, stop, switch_on)
     }
 
     /// The sockets: the one that receives, and those that send.
@@ -79,13 +92,15 @@ impl Udp {
     fn open_with(
         local: IpAddr,
         port: u16,
+        layout: Layout,
         handed: Handed,
         stop: Arc<Stop>,
         switch_on: impl Fn(&OwnedFd, c_int, c_int) -> io::Result<()>,
     ) -> Result<Self, OpenError> {
         // First, because a missing local address says more than anything else about what is wrong.
         let mut old = handed.senders.into_iter();
-        let senders = (0..SENDERS)
+        let count = if layout == Layout::Spread { SENDERS } else { 0 };
+        let senders = (0..count)
             .map(|_| match old.next() {
                 Some(sender) => prepare_sender(&sender, local).map(|()| sender),
                 None => open_sender(local),
@@ -94,13 +109,17 @@ impl Udp {
         let senders = senders.map_err(OpenError::Sender)?;
         let receiver = match handed.receiver {
             Some(receiver) => prepare_receiver(&receiver, local).map(|()| receiver),
-            None => open_receiver(local, port),
+            None => open_receiver(local, port, layout),
         };
         let receiver = receiver.map_err(OpenError::Receiver)?;
+        if layout == Layout::Single {
+            prepare_sender(&receiver, local).map_err(OpenError::Sender)?;
+        }
         let gro = switch_on(&receiver, libc::UDP_GRO, 1).is_ok();
         // Segment size 0 is the default: only a kernel without the option refuses it.
         let gso = senders
             .iter()
+            .chain((layout == Layout::Single).then_some(&receiver))
             .all(|fd| switch_on(fd, libc::UDP_SEGMENT, 0).is_ok());
         Ok(Self {
             receiver,
@@ -115,6 +134,13 @@ impl Udp {
     /// Whether the kernel joins received datagrams.
     pub fn gro(&self) -> bool {
         self.gro
+    }
+
+    fn sender(&self, number: usize) -> io::Result<&OwnedFd> {
+        let own = self.senders.get(number);
+        let shared = (self.senders.is_empty() && number == 0).then_some(&self.receiver);
+        own.or(shared)
+            .ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
     /// Whether the kernel cuts messages into datagrams.
@@ -146,9 +172,14 @@ impl Udp {
 }
 
 /// Why `fd` cannot be the socket that receives on `port`.
-pub fn check_receiver(fd: BorrowedFd<'_>, local: IpAddr, port: u16) -> Result<(), &'static str> {
+pub fn check_receiver(
+    fd: BorrowedFd<'_>,
+    local: IpAddr,
+    port: u16,
+    layout: Layout,
+) -> Result<(), &'static str> {
     match check_socket(fd)? {
-        bound if bound.ip() != wildcard(local) => Err("it is bound to another address"),
+        bound if bound.ip() != receiving(local, layout) => Err("it is bound to another address"),
         bound if bound.port() != port => Err("it is bound to another port"),
         _ => Ok(()),
     }
@@ -179,10 +210,12 @@ fn check_socket(fd: BorrowedFd<'_>) -> Result<SocketAddr, &'static str> {
     }
 }
 
-fn wildcard(local: IpAddr) -> IpAddr {
-    match local {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+/// The address that the receiver is bound to.
+fn receiving(local: IpAddr, layout: Layout) -> IpAddr {
+    match (layout, local) {
+        (Layout::Single, _) => local,
+        (Layout::Spread, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        (Layout::Spread, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
@@ -213,10 +246,10 @@ fn prepare_sender(fd: &OwnedFd, local: IpAddr) -> io::Result<()> {
     Ok(())
 }
 
-fn open_receiver(local: IpAddr, port: u16) -> io::Result<OwnedFd> {
+fn open_receiver(local: IpAddr, port: u16, layout: Layout) -> io::Result<OwnedFd> {
     let fd = socket(local)?;
     prepare_receiver(&fd, local)?;
-    bind(&fd, SocketAddr::new(wildcard(local), port))?;
+    bind(&fd, SocketAddr::new(receiving(local, layout), port))?;
     Ok(fd)
 }
 
@@ -261,22 +294,16 @@ impl DatagramPort for Udp {
     }
 
     fn senders(&self) -> usize {
-        self.senders.len()
+        self.senders.len().max(1)
     }
 
     fn wait_writable(&self, sender: usize, timeout_ms: i32) -> io::Result<Wake> {
-        let fd = self
-            .senders
-            .get(sender)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let fd = self.sender(sender)?;
         self.stop.wait(fd.as_fd(), libc::POLLOUT, timeout_ms)
     }
 
     fn send(&self, sender: usize, outgoing: &Outgoing<'_>) -> io::Result<usize> {
-        let fd = self
-            .senders
-            .get(sender)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let fd = self.sender(sender)?;
         // SAFETY: mmsghdr is plain data for which all zeroes is a valid value.
         let mut headers: [libc::mmsghdr; MESSAGES] = unsafe { std::mem::zeroed() };
         let mut iovecs = [EMPTY_IOVEC; PIECES];
@@ -556,7 +583,7 @@ mod tests {
     use crate::port::{Area, Message, Piece};
 
     /// Opens sockets of a kernel that does not know `unknown`, on a port that is free.
-    fn open_somewhere(local: IpAddr, unknown: &[c_int]) -> Udp {
+    fn open_somewhere(local: IpAddr, unknown: &[c_int], layout: Layout) -> Udp {
         let switch_on = |fd: &OwnedFd, option: c_int, value: c_int| match unknown.contains(&option)
         {
             false => set(fd, libc::SOL_UDP, option, value),
@@ -568,7 +595,7 @@ mod tests {
             let port = probe.local_addr().unwrap().port();
             drop(probe);
             let stop = Arc::new(Stop::new().unwrap());
-            match Udp::open_with(local, port, Handed::default(), stop, switch_on) {
+            match Udp::open_with(local, port, layout, Handed::default(), stop, switch_on) {
                 Err(OpenError::Receiver(e)) if e.raw_os_error() == Some(libc::EADDRINUSE) => {}
                 opened => return opened.unwrap(),
             }
@@ -578,8 +605,12 @@ mod tests {
 
     /// Sends messages from sockets of a kernel that does not know `unknown` to themselves.
     fn exchange(local: &str, unknown: &[c_int]) -> Udp {
+        exchange_with(local, unknown, Layout::Spread)
+    }
+
+    fn exchange_with(local: &str, unknown: &[c_int], layout: Layout) -> Udp {
         let local: IpAddr = local.parse().unwrap();
-        let udp = open_somewhere(local, unknown);
+        let udp = open_somewhere(local, unknown, layout);
         let packets: Vec<u8> = (0..250u8).collect();
         let piece = |start, len| Piece {
             area: Area::Packets,
@@ -644,7 +675,7 @@ mod tests {
 
     #[test]
     fn what_the_receive_buffer_has_no_room_for_is_counted() {
-        let udp = open_somewhere([127, 0, 0, 1].into(), &[]);
+        let udp = open_somewhere([127, 0, 0, 1].into(), &[], Layout::Spread);
         set(&udp.receiver, libc::SOL_SOCKET, libc::SO_RCVBUF, 4_096).unwrap();
         assert_eq!(udp.receive_drops().unwrap(), 0);
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -655,6 +686,22 @@ mod tests {
         }
         let dropped = udp.receive_drops().unwrap();
         assert!((90..100).contains(&dropped), "{dropped}");
+    }
+
+    #[test]
+    fn one_socket_for_both_directions_sends_from_the_port_it_receives_on() {
+        for local in ["127.0.0.1", "::1"] {
+            let udp = exchange_with(local, &[], Layout::Single);
+            assert_eq!((udp.senders(), udp.sockets().1.count()), (1, 0));
+            let local: IpAddr = local.parse().unwrap();
+            let (bound, peer) = handed::addresses(udp.sockets().0).unwrap();
+            assert_eq!(
+                (bound, peer),
+                (SocketAddr::new(local, udp.port), None),
+                "what it sends comes from there"
+            );
+            assert!(udp.wait_writable(1, 0).is_err(), "there is no other");
+        }
     }
 
     #[test]
@@ -681,17 +728,21 @@ mod tests {
         drop(free);
         let udp = Udp::open(local, port, stop()).unwrap();
         let (receiver, senders) = udp.sockets();
-        match check_receiver(receiver, local, port) {
+        match check_receiver(receiver, local, port, Layout::Spread) {
             Ok(()) => {}
             // Telling the namespace takes CAP_NET_ADMIN.
             Err(why) => return assert_eq!(why, "it does not tell its network namespace"),
         }
         assert_eq!(
-            check_receiver(receiver, local, port ^ 1),
+            check_receiver(receiver, local, port ^ 1, Layout::Spread),
             Err("it is bound to another port")
         );
         assert_eq!(
-            check_receiver(receiver, Ipv6Addr::LOCALHOST.into(), port),
+            check_receiver(receiver, Ipv6Addr::LOCALHOST.into(), port, Layout::Spread),
+            Err("it is bound to another address")
+        );
+        assert_eq!(
+            check_receiver(receiver, local, port, Layout::Single),
             Err("it is bound to another address")
         );
         assert_eq!(
@@ -729,7 +780,7 @@ mod tests {
         let before = ports(&udp);
         connected.send(b"waiting").unwrap();
         drop(udp);
-        let udp = Udp::open_or_adopt(local, port, handed, stop()).unwrap();
+        let udp = Udp::open_or_adopt(local, port, Layout::Spread, handed, stop()).unwrap();
         assert_eq!(ports(&udp), before);
         let mut arena = vec![0; crate::port::INBOX_BYTES];
         let mut received = Vec::new();

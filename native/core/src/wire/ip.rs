@@ -154,6 +154,37 @@ pub fn set_ecn(packet: &mut [u8], ip: &IpHeader, ecn: u8) {
     );
 }
 
+/// TTL or hop limit: how many more hops the packet may take.
+pub fn hop_limit(packet: &[u8], ip: &IpHeader) -> u8 {
+    packet.get(hop_limit_at(ip)).copied().unwrap_or(0)
+}
+
+/// Lowers TTL or hop limit by one; 0 stays. IPv4's checksum follows by difference (RFC 1624 §3), so that one that was
+/// wrong stays wrong.
+pub fn lower_hop_limit(packet: &mut [u8], ip: &IpHeader) {
+    let Some(left) = packet.get_mut(hop_limit_at(ip)).filter(|left| **left > 0) else {
+        return;
+    };
+    *left -= 1;
+    if ip.is_v4() {
+        // TTL is the high byte of its word: 0x100 less there is ~m + m' = 0xfeff.
+        let old = !get_u16(packet, 10).unwrap_or(0);
+        put_u16(packet, 10, !checksum::add(old, 0xfeff));
+    }
+}
+
+fn hop_limit_at(ip: &IpHeader) -> usize {
+    if ip.is_v4() { 8 } else { 7 }
+}
+
+/// Whether an IPv4 packet is whole or the first fragment. Of IPv6 packets those that are no fragment at all.
+pub fn is_first_part(packet: &[u8], ip: &IpHeader) -> bool {
+    if !ip.is_v4() {
+        return !ip.fragment;
+    }
+    get_u16(packet, 6).is_some_and(|field| field & 0x1fff == 0)
+}
+
 /// Whether the header's own checksum is right; IPv6 has none.
 pub fn header_is_intact(packet: &[u8], ip: &IpHeader) -> bool {
     !ip.is_v4()
@@ -238,6 +269,37 @@ mod tests {
             !header_is_intact(&broken, &header),
             "a wrong checksum is not repaired"
         );
+    }
+
+    #[test]
+    fn a_lowered_hop_limit_keeps_a_checksum_as_right_or_wrong_as_it_was() {
+        let mut random = Random::new(31);
+        for _ in 0..20_000 {
+            let mut packet = testing::udp4(8);
+            let (ttl, identification) = (1 + random.below(255) as u8, random.next() as u16);
+            packet[8] = ttl;
+            put_u16(&mut packet, 4, identification);
+            testing::complete(&mut packet);
+            let damage = if random.below(2) == 0 {
+                0
+            } else {
+                random.next() as u8
+            };
+            packet[11] ^= damage;
+            let header = parse(&packet).unwrap();
+            lower_hop_limit(&mut packet, &header);
+            assert_eq!(hop_limit(&packet, &header), ttl - 1);
+            assert_eq!(header_is_intact(&packet, &header), damage == 0);
+        }
+        let mut packet = testing::udp6(8);
+        let mut expected = packet.clone();
+        expected[7] -= 1;
+        let header = parse(&packet).unwrap();
+        lower_hop_limit(&mut packet, &header);
+        assert_eq!(packet, expected);
+        packet[7] = 0;
+        lower_hop_limit(&mut packet, &header);
+        assert_eq!(packet[7], 0);
     }
 
     #[test]

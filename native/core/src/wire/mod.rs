@@ -1,6 +1,7 @@
 //! Packet formats: slices in, values and slices out. Pure and total: any bytes give a value or a reason.
 pub mod checksum;
 pub mod ecn;
+pub mod icmp;
 pub mod ip;
 pub mod virtio;
 pub mod vxlan;

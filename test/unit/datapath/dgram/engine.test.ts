@@ -72,6 +72,7 @@ async function openPair(): Promise<{ engine: Engine; tun: FakeTun; peer: Socket;
 }
 
 const table: ForwardingTable = {
+  encapsulation: "vxlan",
   vni: 1,
   vtepMac: "02:00:00:00:00:01",
   overlay: ["10.5.0.0/16"],

@@ -16,6 +16,7 @@ import {
 } from "../../../support/random-packet.ts";
 
 const spec: ForwardingTable = {
+  encapsulation: "vxlan",
   vni: 0xabcdef,
   vtepMac: "02:00:00:00:00:01",
   overlay: ["10.5.0.0/16"],
