@@ -114,7 +114,7 @@ test("metrics: every drop reason has a direction, and few have none of their own
   const of = series.filter(({ name }) => name === "flannel_lite_datapath_drops_total");
   expect(
     of.filter(({ labels }) => labels["direction"] === "any").map(({ labels }) => labels["reason"]),
-  ).toEqual(["notIp", "truncated", "tunError", "newReason"]);
+  ).toEqual(["notIp", "truncated", "ttlExceeded", "tunError", "newReason"]);
   expect(of).toHaveLength(dropReasons.length + 1);
 });
 
