@@ -50,7 +50,7 @@ import { hindrance, lostDevice, whyStuck } from "./status/health.ts";
 import { metricsText } from "./status/metrics.ts";
 import type { Progress } from "./status/progress.ts";
 import { openStatusServers } from "./status/server.ts";
-import { openServedStore, openStore } from "./store/open.ts";
+import { openAnnotator, openServedStore, openStore, readAnnotatedAddresses } from "./store/open.ts";
 import { version } from "./version.ts";
 import { isSameUplink, uplinkText } from "./net/uplink.ts";
 
@@ -84,7 +84,9 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const service = openServiceManager(addon, context.env["NOTIFY_SOCKET"], log);
   const kernel = await addon.openKernel();
   opened.defer(() => kernel.close());
-  progress.chosen = await chooseUplink(kernel, uplinkChoice(config));
+  const storeContext = { log, clock, env: context.env };
+  const annotated = await readAnnotatedAddresses(config, storeContext, stop);
+  progress.chosen = await chooseUplink(kernel, { ...uplinkChoice(config), ...annotated });
   const { uplink, reason } = progress.chosen;
   log.info("uplink chosen", {
     interface: uplink.name,
@@ -102,7 +104,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       return undefined;
     },
     uplink: async (next) => {
-      const again = await chooseUplink(kernel, uplinkChoice(next));
+      const again = await chooseUplink(kernel, { ...uplinkChoice(next), ...annotated });
       if (!isSameUplink(again.uplink, uplink)) return `it would choose ${uplinkText(again.uplink)}`;
       progress.chosen = again;
       return undefined;
@@ -136,7 +138,11 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   });
   const served = await openServedStore(config, { log, clock, version, patient: context.takeOver });
   if (served !== undefined) opened.use(served);
-  const store = opened.use(openStore(config, { log, clock, leaseTtl: () => reloader.config.store.leaseTtl }));
+  const store = opened.use(
+    openStore(config, { ...storeContext, leaseTtl: () => reloader.config.store.leaseTtl }),
+  );
+  const annotator = openAnnotator(config, storeContext);
+  if (annotator !== undefined) opened.use(annotator);
   const engines = opened.use(
     openUserspaceEngines({ openEngine: descriptors.open, openTun: addon.openTun }, descriptors.forget),
   );
@@ -178,10 +184,14 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     service.status(phase);
   };
   enter(`waiting for the network configuration in ${store.description}`);
+  const inKubernetes = config.store.type === "kubernetes";
   const path = snapshotPath(config.host.stateDir, config.store.etcd.prefix);
   const found = await waitForNetworkConfig<Remembered>(
     { store, own: config.network, log, clock },
-    () => (config.store.offlineStart ? remember(path, { node, publicIp: uplink.publicIp, log }) : undefined),
+    () =>
+      config.store.offlineStart
+        ? remember(path, { node, publicIp: uplink.publicIp, assigned: inKubernetes, log })
+        : undefined,
     stop,
   );
   if (found === undefined) return;
@@ -312,8 +322,10 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const announce = () => {
     progress.phase = phaseText(keeper, snapshot, firewall);
     const reason = hindrance(progress, engines);
-    if (reason === undefined) service.ready(progress.phase);
-    else service.status(reason);
+    if (reason === undefined) {
+      service.ready(progress.phase);
+      store.announceReady?.();
+    } else service.status(reason);
     wasReady ||= reason === undefined;
   };
 
@@ -343,6 +355,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     if (keeper.conflict !== undefined) writer.forget();
     else saveOwnMac();
     if (!progress.up) return;
+    if (keeper.conflict === undefined) annotator?.want(keeper.lease.attributes);
     firewall.want(keeper.lease.subnets);
     announce();
     if (leaseKey(keeper.lease.subnets) !== publishedSubnet) publishSubnets();
@@ -356,6 +369,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const tasks = [loop.run, networkWatch.run, (inner: AbortSignal) => keeper.run(inner, onOwnLease)];
   if (overlay.backend.usesReach) tasks.push(reach.run);
   if (config.store.offlineStart) tasks.push(writer.run);
+  if (annotator !== undefined) tasks.push(annotator.run);
 
   enter("waiting for the first list of leases");
   const bringUp = async (inner: AbortSignal) => {
@@ -376,6 +390,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     }
     if (overlay.engine.engine !== "userspace") descriptors.discard();
     throwIfNoDevice(await reconciler.pass());
+    annotator?.want(keeper.lease.attributes);
     switchForwarding(reloader.config);
     firewall.want(keeper.lease.subnets);
     await firewall.ensure();

@@ -4,7 +4,7 @@ import { leaseVtepMac } from "./backend/vtep.ts";
 import { parseNetworkConfig } from "./config/network.ts";
 import { readSnapshot, type Snapshot } from "./host/snapshot.ts";
 import { isCompatible } from "./lease/allocate.ts";
-import type { NodeIdentity } from "./lease/lease.ts";
+import { type NodeIdentity, subnetsOf } from "./lease/lease.ts";
 import type { IpAddress } from "./net/address.ts";
 import type { FoundNetwork } from "./network/network-config.ts";
 
@@ -16,6 +16,8 @@ export interface Remembered extends FoundNetwork {
 export interface RememberContext {
   readonly node: NodeIdentity;
   readonly publicIp: IpAddress | undefined;
+  /** Others give us our subnets, and maybe our public IP: neither tells whether the snapshot is ours. */
+  readonly assigned: boolean;
   readonly log: Log;
 }
 
@@ -23,16 +25,24 @@ export interface RememberContext {
  * What was saved at `path`, where it is this node's and of an address that it still has. Undefined where there
  * is nothing, or, with a warning, nothing that could be started from.
  */
-export function remember(path: string, { node, publicIp, log }: RememberContext): Remembered | undefined {
+export function remember(
+  path: string,
+  { node, publicIp, assigned, log }: RememberContext,
+): Remembered | undefined {
   const snapshot = readSnapshot(path, log);
   if (snapshot === undefined) return undefined;
   const { document, own, nodeId } = snapshot;
   try {
     const network = parseNetworkConfig(document);
     if (nodeId !== node.id) throw new Error(`they are those of the node with id ${nodeId}`);
-    if (own.attributes.publicIp?.equals(publicIp) !== true)
+    if (!assigned && own.attributes.publicIp?.equals(publicIp) !== true)
       throw new Error(`our address was ${own.attributes.publicIp} then`);
-    if (!isCompatible(network, own.subnets)) throw new Error("our subnet is not of that network");
+    const isOurs = assigned
+      ? subnetsOf(own.subnets).every((subnet) =>
+          [network.ipv4, network.ipv6].some((range) => range?.network.contains(subnet) === true),
+        )
+      : isCompatible(network, own.subnets);
+    if (!isOurs) throw new Error("our subnet is not of that network");
     if (network.backend.type === "vxlan") leaseVtepMac(own);
     return { document, network, snapshot };
   } catch (error) {

@@ -52,17 +52,27 @@ export function inconsistencies(
 }
 
 /** Warnings for what is set for a store that is not the one in use. */
-export function unselected({ store }: Config, origins: ReadonlyMap<string, string>): readonly string[] {
+export function unselected(
+  { store, kubernetes }: Config,
+  origins: ReadonlyMap<string, string>,
+): readonly string[] {
   // The prefix names the network, wherever it is kept, and the daemon is a client of what it serves.
   const ofClients = ["prefix", "cafile", "certfile", "keyfile", "username", "password", "password_file"];
-  const isMoot = (path: string) =>
-    path.startsWith("kubernetes.") ||
-    (store.type === "embedded"
+  const isMoot = (path: string) => {
+    if (path === "kubernetes.annotate_node") return store.type === "kubernetes" && kubernetes.annotateNode;
+    if (path.startsWith("kubernetes."))
+      return store.type !== "kubernetes" && (!kubernetes.annotateNode || storeOnly.includes(path));
+    if (store.type === "kubernetes" && path.startsWith("store.etcd.")) return path !== "store.etcd.prefix";
+    return store.type === "embedded"
       ? path.startsWith("store.etcd.") && !ofClients.some((name) => path === `store.etcd.${name}`)
-      : path === "store.embedded.serve"); // the rest is for "store serve" too
+      : path === "store.embedded.serve"; // the rest is for "store serve" too
+  };
   return [...origins]
     .filter(([path, origin]) => isMoot(path) && origin !== "default")
     .map(
       ([path, origin]) => `${path} (${origin}) has no effect: store.type is ${JSON.stringify(store.type)}`,
     );
 }
+
+/** What annotating alone has no use for. */
+const storeOnly = ["kubernetes.net_config", "kubernetes.set_node_network_unavailable"];

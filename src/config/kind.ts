@@ -47,21 +47,14 @@ export const optionalPort: Kind<number, number> = kind(
   intForm,
 );
 
-/** One of `values`; one of `later`, a kind of `noun`, is refused as not there yet. */
-export function choice<const Name extends string>(
-  values: readonly Name[],
-  { later = [], noun = "value" }: { later?: readonly string[]; noun?: string } = {},
-): Kind<Name, Name> {
+/** One of `values`. */
+export function choice<const Name extends string>(values: readonly Name[]): Kind<Name, Name> {
   const names = values.map((name) => JSON.stringify(name));
-  const allowed = names.length === 1 ? `${names[0]}` : `one of ${names.join(", ")}`;
-  const base = kind<Name, Name>(z.enum(values), allowed, stringForm);
-  return {
-    ...base,
-    parse: (raw) =>
-      typeof raw === "string" && later.includes(raw)
-        ? { refusals: [{ at: [], reason: `this release has no ${raw} ${noun}; it must be ${allowed}` }] }
-        : base.parse(raw),
-  };
+  return kind<Name, Name>(
+    z.enum(values),
+    names.length === 1 ? `${names[0]}` : `one of ${names.join(", ")}`,
+    stringForm,
+  );
 }
 
 /** Any text but the empty one, without control characters. */

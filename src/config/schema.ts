@@ -50,13 +50,13 @@ const root = table("", {
     }),
   }),
   store: table("Where leases live.", {
-    type: option(kind.choice(["etcd", "embedded"], { later: ["kubernetes"], noun: "store" }), {
-      doc: "Kind of store; embedded: this daemon serves it itself, for a site without etcd. Other hosts use it as their etcd.",
+    type: option(kind.choice(["etcd", "embedded", "kubernetes"]), {
+      doc: "Kind of store; kubernetes: the annotations of its nodes; embedded: this daemon serves it itself, for a site without etcd. Other hosts use it as their etcd.",
       fallback: "etcd",
       alsoFlag: {
         name: "kube-subnet-mgr",
         form: kubeSubnetManagerForm,
-        doc: "Keep leases in the Kubernetes API (store.type kubernetes), which this release cannot: true is refused.",
+        doc: "Keep leases in the Kubernetes API: store.type is kubernetes.",
       },
     }),
     lease_ttl: option(kind.integer(2, 525_600, "minutes"), {
@@ -161,7 +161,7 @@ const root = table("", {
     }),
   }),
   kubernetes: table(
-    "The Kubernetes API. This release has no Kubernetes store: none of this has an effect yet.",
+    "The Kubernetes API: as the store where store.type is kubernetes, else only for annotate_node.",
     {
       kubeconfig: option(kind.absolutePath, {
         doc: "How to reach the API server; unset, as api_url: as a pod does.",
@@ -187,6 +187,14 @@ const root = table("", {
         doc: "Set the node's condition NetworkUnavailable to False when up.",
         fallback: true,
         flanneldFlag: "set-node-network-unavailable",
+      }),
+      node_name: option(kind.identifier, {
+        doc: "This node's name in Kubernetes; unset: NODE_NAME, else the node of the pod that POD_NAME and POD_NAMESPACE name.",
+        example: "worker-7",
+      }),
+      annotate_node: option(kind.boolean, {
+        doc: "While the leases live in another store: write ours to this node's annotations all the same, for programs that read them there.",
+        fallback: false,
       }),
     },
   ),

@@ -8,6 +8,12 @@ import { openEtcdOperator } from "./etcd/operator.ts";
 import { openEtcdStore } from "./etcd/store.ts";
 import { type Transfer, transfer } from "./etcd/transfer.ts";
 import type { TrustSettings } from "./embedded/trust.ts";
+import { type NodeAnnotator, openNodeAnnotator } from "./kube/annotate.ts";
+import type { NodeAddresses } from "./kube/codec.ts";
+import { readNodeAddresses } from "./kube/addresses.ts";
+import type { KubeOptions } from "./kube/context.ts";
+import { openKubeOperator } from "./kube/operator.ts";
+import { type KubeStoreOptions, openKubeStore } from "./kube/store.ts";
 import type { StoreOperator } from "./operator.ts";
 import type { Store } from "./store.ts";
 
@@ -16,18 +22,25 @@ export interface StoreEnvironment {
   readonly clock: Clock;
   /** The term of a lease, in minutes, as it is now; absent: the configuration's. */
   readonly leaseTtl?: () => number;
+  /** Names our node and the API server where Kubernetes does; the process's own by default. */
+  readonly env?: Readonly<Record<string, string | undefined>>;
 }
+
+type StoreConfig = Pick<Config, "store" | "kubernetes">;
 
 /**
  * Opens the store that the configuration names. Asks it nothing yet.
  * @throws FlannelError `store/endpoint`, `store/type`
  */
-export function openStore({ store }: Pick<Config, "store">, environment: StoreEnvironment): Store {
+export function openStore(config: StoreConfig, environment: StoreEnvironment): Store {
+  const { store } = config;
   const { type } = store;
   switch (type) {
     case "etcd":
     case "embedded":
       return openEtcdStore(etcdOptions(store, environment));
+    case "kubernetes":
+      return openKubeStore(kubeStoreOptions(config, environment));
     default:
       throw new FlannelError("store/type", `no such store: ${String(type)}`, {}, { exitCode: 2 });
   }
@@ -37,11 +50,34 @@ export function openStore({ store }: Pick<Config, "store">, environment: StoreEn
  * Opens the store for what an operator does by hand. Asks it nothing yet.
  * @throws FlannelError `store/endpoint`
  */
-export function openStoreOperator(
-  { store }: Pick<Config, "store">,
+export function openStoreOperator(config: StoreConfig, environment: StoreEnvironment): StoreOperator {
+  return config.store.type === "kubernetes"
+    ? openKubeOperator(kubeStoreOptions(config, environment))
+    : openEtcdOperator(etcdOptions(config.store, environment));
+}
+
+/**
+ * What writes our lease to this node's annotations while the leases live elsewhere; undefined where that is not
+ * wanted.
+ * @throws FlannelError `config/invalid`, `store/kubeconfig`, `config/node-name`
+ */
+export function openAnnotator(config: StoreConfig, environment: StoreEnvironment): NodeAnnotator | undefined {
+  const { store, kubernetes } = config;
+  if (store.type === "kubernetes" || !kubernetes.annotateNode) return undefined;
+  return openNodeAnnotator(kubeOptions(config, environment));
+}
+
+/**
+ * The public addresses that this node's annotations name, which go before those of the configuration. None where
+ * the store keeps no such thing, and, with a warning, where the API server does not answer.
+ */
+export async function readAnnotatedAddresses(
+  config: StoreConfig,
   environment: StoreEnvironment,
-): StoreOperator {
-  return openEtcdOperator(etcdOptions(store, environment));
+  stop: AbortSignal,
+): Promise<NodeAddresses> {
+  if (config.store.type !== "kubernetes") return {};
+  return await readNodeAddresses(kubeOptions(config, environment), stop);
 }
 
 /**
@@ -53,6 +89,13 @@ export async function migrateStore(
   environment: StoreEnvironment,
   stop: AbortSignal,
 ): Promise<Migration> {
+  if (store.type === "kubernetes")
+    throw new FlannelError(
+      "store/type",
+      "Kubernetes' nodes have no API v2 to copy from",
+      {},
+      { exitCode: 2 },
+    );
   return await migrateV2(etcdOptions(store, environment), stop);
 }
 
@@ -134,6 +177,27 @@ function openPatiently(
     async [Symbol.asyncDispose]() {
       stop.abort();
       await (await opening)?.[Symbol.asyncDispose]();
+    },
+  };
+}
+
+function kubeOptions(
+  { kubernetes }: StoreConfig,
+  { log, clock, env = process.env }: StoreEnvironment,
+): KubeOptions {
+  const { kubeconfig, apiUrl, nodeName, annotationPrefix } = kubernetes;
+  return { kubeconfig, apiUrl, nodeName, annotationPrefix, env, log, clock };
+}
+
+function kubeStoreOptions(config: StoreConfig, environment: StoreEnvironment): KubeStoreOptions {
+  const { netConfig, setNodeNetworkUnavailable } = config.kubernetes;
+  const { leaseTtl = () => config.store.leaseTtl } = environment;
+  return {
+    ...kubeOptions(config, environment),
+    netConfig,
+    setNodeNetworkUnavailable,
+    get ttlSeconds() {
+      return leaseTtl() * 60;
     },
   };
 }

@@ -51,6 +51,9 @@ export interface Store extends AsyncDisposable {
    * inside and reported through the log. Ends quietly when `stop` aborts.
    */
   watch(stop: AbortSignal): AsyncIterable<LeaseUpdate>;
+
+  /** Where the store has a place for it: says, and keeps it said, that this node's traffic can flow. */
+  announceReady?(): void;
 }
 
 export interface AcquireRequest {

@@ -159,9 +159,9 @@ describe("flanneld's flags, given to the program", () => {
     );
   });
 
-  test("the Kubernetes store is refused in a line", async () => {
-    const { code, errors } = await start([binary, "check", "--kube-subnet-mgr"]);
-    expect([code, errors]).toEqual([2, expect.stringContaining("this release has no kubernetes store")]);
+  test("-kube-subnet-mgr is the Kubernetes store", async () => {
+    const { code, output } = await start([binary, "check", "--kube-subnet-mgr"]);
+    expect([code, output]).toEqual([0, expect.stringMatching(/^store\.type += "kubernetes"/m)]);
   });
 });
 

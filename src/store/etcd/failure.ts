@@ -1,4 +1,5 @@
 import { FlannelError } from "../../base/error.ts";
+import { certificateCodes, codeOf } from "../connection-error.ts";
 
 /** A call that failed at one endpoint. */
 export interface Failure {
@@ -17,24 +18,6 @@ export class EndpointFailure extends Error {
     this.failure = failure;
   }
 }
-
-const certificateCodes = new Set([
-  "CERT_HAS_EXPIRED",
-  "CERT_NOT_YET_VALID",
-  "CERT_REVOKED",
-  "CERT_SIGNATURE_FAILURE",
-  "CERT_UNTRUSTED",
-  "CERT_REJECTED",
-  "DEPTH_ZERO_SELF_SIGNED_CERT",
-  "ERR_TLS_CERT_ALTNAME_INVALID",
-  "HOSTNAME_MISMATCH",
-  "INVALID_CA",
-  "INVALID_PURPOSE",
-  "SELF_SIGNED_CERT_IN_CHAIN",
-  "UNABLE_TO_GET_ISSUER_CERT",
-  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
-  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
-]);
 
 /** Codes of errors that come before a byte of the request is sent. */
 const connectCodes = new Set([
@@ -238,9 +221,4 @@ function unauthorized(message: string, fields: { endpoint: string; reason: strin
     remedy:
       'Set the username and password of an etcd user, or store.etcd.transport = "grpc" for one known by the Common Name of our certificate.',
   });
-}
-
-function codeOf(thrown: unknown): string {
-  const code: unknown = thrown instanceof Error && "code" in thrown ? thrown.code : undefined;
-  return typeof code === "string" ? code : "";
 }

@@ -55,6 +55,8 @@ describe("config: defaults", () => {
         annotationPrefix: "flannel.alpha.coreos.com",
         netConfig: "/etc/kube-flannel/net-conf.json",
         setNodeNetworkUnavailable: true,
+        nodeName: undefined,
+        annotateNode: false,
       },
       network: undefined,
       datapath: { engine: "auto", latency: "auto", strict: "overlay", allowSources: [], onStop: "keep" },
@@ -111,6 +113,8 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "kube-annotation-prefix": ["org.com/9", "org.com/9"],
   "net-config-path": ["/n.json", "/n.json"],
   "set-node-network-unavailable": ["0", false],
+  "kubernetes-node-name": ["worker-7", "worker-7"],
+  "kubernetes-annotate-node": ["true", true],
   "healthz-ip": ["::1", "::1"],
   "healthz-port": ["0x1f90", 8080],
   "metrics-ip": ["192.0.2.1", "192.0.2.1"],
@@ -193,7 +197,7 @@ describe("config: every flag and variable", () => {
     expect(configValue(config, setting.configKeys)).toEqual(value);
     expect(origins.get(setting.path)).toBe(`env ${name}`);
     expect(warnings).toEqual(
-      setting.keys[0] === "kubernetes"
+      setting.keys[0] === "kubernetes" && flag !== "kubernetes-annotate-node"
         ? [`${setting.path} (env ${name}) has no effect: store.type is "etcd"`]
         : [],
     );
@@ -251,15 +255,29 @@ describe("config: every flag and variable", () => {
     ).toEqual([]);
   });
 
-  test("what belongs to the other store is taken with a warning, that store itself is refused", () => {
+  test("what belongs to another store is taken with a warning", () => {
     const given = { argv: ["-kube-api-url=http://a", "-kube-subnet-mgr=false"] };
     expect(loadFrom(given).warnings).toEqual([
       'kubernetes.api_url (flag -kube-api-url) has no effect: store.type is "etcd"',
     ]);
-    expect(problemsFrom(configInput({ argv: ["-kube-subnet-mgr"] }))).toEqual([
-      'invalid boolean value "true" for -kube-subnet-mgr: it means store.type = "kubernetes": this release has no kubernetes store; it must be one of "etcd", "embedded"',
+    const inNodes = {
+      argv: ["-kube-subnet-mgr", "-etcd-username=u", "-etcd-password=p", "-kube-api-url=http://a"],
+    };
+    expect(loadFrom(inNodes)).toMatchObject({
+      config: { store: { type: "kubernetes" } },
+      warnings: ["username", "password"].map((key) => expect.stringContaining(`store.etcd.${key} (flag`)),
+    });
+    expect(loadFrom({ env: { FLANNELD_KUBE_SUBNET_MGR: "1" } }).config.store.type).toBe("kubernetes");
+  });
+
+  test("annotating a node makes use of what leads to Kubernetes, but of nothing else of its store", () => {
+    const given = { argv: ["-kubernetes-annotate-node", "-kube-api-url=http://a", "-net-config-path=/n"] };
+    expect(loadFrom(given).warnings).toEqual([
+      'kubernetes.net_config (flag -net-config-path) has no effect: store.type is "etcd"',
     ]);
-    expect(problemsFrom(configInput({ env: { FLANNELD_KUBE_SUBNET_MGR: "1" } }))).toHaveLength(1);
+    expect(loadFrom({ argv: ["-kube-subnet-mgr", "-kubernetes-annotate-node"] }).warnings).toEqual([
+      'kubernetes.annotate_node (flag -kubernetes-annotate-node) has no effect: store.type is "kubernetes"',
+    ]);
   });
 
   test("values that flanneld would refuse, or should", () => {
@@ -421,10 +439,7 @@ strict = "maybe"
     ],
     ["[store]\nrenew_margin = 60.5", "2: store.renew_margin = 60.5: must be 1 to 1439 (minutes)"],
     ["[store]\nrenew_margin = nan", "2: store.renew_margin = nan: must be 1 to 1439 (minutes)"],
-    [
-      "[store]\ntype = 'kubernetes'",
-      '2: store.type = "kubernetes": this release has no kubernetes store; it must be one of "etcd", "embedded"',
-    ],
+    ["[store]\ntype = 'consul'", '2: store.type = "consul": must be one of "etcd", "embedded", "kubernetes"'],
     [
       "[datapath]\nengine = 'datagram'",
       '2: datapath.engine = "datagram": must be one of "auto", "userspace", "kernel", "dgram"',

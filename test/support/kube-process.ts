@@ -1,0 +1,48 @@
+import { join } from "node:path";
+import { type Lab, switchAddress } from "../../src/demo/lab.ts";
+import { type Child, linesOf } from "../../src/demo/process.ts";
+import type { NodeObject, TestKubeApi } from "./kube-api.ts";
+
+type Methods = {
+  [
+    K in keyof TestKubeApi as TestKubeApi[K] extends (...args: never[]) => unknown ? K : never
+  ]: TestKubeApi[K];
+};
+
+/** The test API server on a lab's switch, where its hosts reach it. */
+export interface KubeProcess {
+  readonly url: string;
+  /** Calls a method of the server's cluster; its arguments must be JSON. */
+  call<M extends Extract<keyof Methods, string>>(
+    method: M,
+    ...args: Parameters<Methods[M]>
+  ): Promise<ReturnType<Methods[M]>>;
+  getNode(name: string): Promise<NodeObject>;
+  /** What came that the server does not know. */
+  refused(): Promise<readonly string[]>;
+  stop(): Promise<void>;
+}
+
+const port = 6443;
+
+export async function startKubeProcess(lab: Lab): Promise<KubeProcess> {
+  const control = join(lab.directory, "kube.sock");
+  const program = join(import.meta.dir, "kube-server.ts");
+  const child: Child = lab.start(lab.switchNamespace, [
+    ...[process.execPath, "run", program, switchAddress, String(port), control],
+  ]);
+  const first = await linesOf(child.output).next();
+  if (first.value !== "listening") throw new Error(`the API server did not start: ${child.errorTail()}`);
+  const ask = async (method: string, args: readonly unknown[]): Promise<unknown> => {
+    const body = JSON.stringify({ method, args });
+    const response = await fetch("http://control/", { method: "POST", unix: control, body });
+    return ((await response.json()) as { result: unknown }).result;
+  };
+  return {
+    url: `http://${switchAddress}:${port}`,
+    call: async (method, ...args) => (await ask(`${method}`, args)) as never,
+    getNode: async (name) => (await ask("getNode", [name])) as NodeObject,
+    refused: async () => (await ask("refused", [])) as string[],
+    stop: () => child.end(0),
+  };
+}
