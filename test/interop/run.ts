@@ -17,6 +17,11 @@ const suites: readonly Suite[] = [
     variable: "FLANNELD_BIN",
     needs: "a flanneld, such as the one of a release's tarball: up to 0.17 for etcd v2, later ones for v3",
   },
+  {
+    file: "flanneld-udp.test.ts",
+    variable: "FLANNELD_BIN",
+    needs: "a flanneld for amd64, built with cgo as the releases are: others have no udp backend",
+  },
 ];
 
 const named = suites.filter(({ variable }) => (process.env[variable] ?? "") !== "");
