@@ -1,5 +1,6 @@
 import type { Refusal } from "./kind.ts";
 import type { Setting } from "./schema.ts";
+import { mostSimilar } from "./similar.ts";
 import { tomlText } from "./toml-text.ts";
 
 /** What one of flags, environment and file has to say. */
@@ -49,10 +50,17 @@ export function shown(value: unknown): string {
   return text.length <= shownCharsMax ? text : `${text.slice(0, shownCharsMax)}…`;
 }
 
-/** Whether a value under this name is better not shown, even where the name is a mistake. */
+/** Whether a value under this name is better not shown, even where the name is a mistake or misspelt. */
 export function soundsSecret(name: string): boolean {
-  return /passw|secret|token/i.test(name) && !/file$/i.test(name);
+  if (/file$/i.test(name)) return false;
+  if (/passw|secret|token/i.test(name)) return true;
+  const words = name.slice(0, nameCharsMax).split(/[^a-z0-9]+/i);
+  return words.some((word) => mostSimilar(word, secretWords) !== undefined);
 }
+
+const secretWords = ["password", "passwd", "passphrase", "secret", "token"];
+/** A name, or the beginning of a line with one, that is looked at word by word. */
+const nameCharsMax = 500;
 
 function keyText(key: string): string {
   const plain = /^[\w-]+$/.test(key) ? key : JSON.stringify(key);

@@ -620,6 +620,17 @@ strict = "maybe"
     expect(problems).toEqual(["invalid value <hidden> for FLANNELD_ETCD_PASSWORD: must be a non-empty text"]);
   });
 
+  test("a slip in a secret's name does not make its value known", () => {
+    for (const line of [
+      'pasword = "s3cret"',
+      'passwrod="s3cret" x',
+      'etcd_pasword = "s3cret"',
+      'tokn = "s3cret"',
+    ])
+      expect(ofToml(`[store.etcd]\n${line}\n`).join()).not.toContain("s3cret");
+    expect(ofToml('[store.etcd]\nprefixx = "shown"\n').join()).toContain("shown");
+  });
+
   test("beyond fifty problems the rest is counted", () => {
     const problems = ofToml(Array.from({ length: 70 }, (_, at) => `zzzzzz${at} = 1`).join("\n"));
     expect(problems).toHaveLength(51);
