@@ -69,6 +69,11 @@ profile: $(BINARY) ## where the time goes in the userspace engine, by perf (docs
 	@$(call need,iperf3,iperf3)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/profile/packets.ts
 
+.PHONY: cnistart
+cnistart: $(BINARY) ## how long the CNI plugin takes to start, against stock plugins (FLANNEL_CNI_BIN=... for flannel's)
+	@$(call need_file,/usr/lib/cni/bridge,containernetworking-plugins)
+	@$(BUN) test/profile/cni-start.ts
+
 .PHONY: soak
 soak: $(BINARY) $(ETCD) ## traffic, churn and faults for SOAK_MINUTES (30), the lease store killed 200 times; nothing may leak, stall, break or be lost
 	@$(call need,ping,iputils-ping)

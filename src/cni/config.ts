@@ -21,7 +21,6 @@ export interface CniConfig {
   /** Base of the delegate's `ipam`. */
   readonly ipam: JsonObject;
   readonly runtimeConfig: JsonObject | undefined;
-  readonly prevResult: JsonObject | undefined;
   /** What GC is to keep; undefined where it is not said. */
   readonly validAttachments: readonly Attachment[] | undefined;
 }
@@ -65,7 +64,6 @@ export function parseCniConfig(text: string): CniConfig {
     delegate: objectOf(object, "delegate") ?? {},
     ipam: objectOf(object, "ipam") ?? {},
     runtimeConfig: objectOf(object, "runtimeConfig"),
-    prevResult: objectOf(object, "prevResult"),
     validAttachments: attachmentsOf(object.get("cni.dev/valid-attachments")),
   };
 }

@@ -19,7 +19,7 @@ const errorCharsMax = 1_000;
 const drainMs = 1_000;
 
 export interface DelegateCall {
-  readonly command: "ADD" | "CHECK" | "DEL" | "GC" | "STATUS" | "VERSION";
+  readonly command: "ADD" | "DEL" | "GC" | "STATUS" | "VERSION";
   readonly config: JsonObject;
   readonly env: Environment;
   /** Directories to find it in. */

@@ -101,7 +101,7 @@ export const commands: readonly Command[] = [
   },
   {
     name: "install",
-    doc: "install systemd: write the unit that runs this program; -help tells its flags.",
+    doc: "install systemd: write the unit that runs this program; install cni: put the CNI plugin and its configuration in place; -help tells their flags.",
     unconfigured: true,
     flags: [],
     ownSyntax: install,

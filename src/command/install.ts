@@ -1,15 +1,5 @@
-import { randomBytes } from "node:crypto";
-import {
-  lstatSync,
-  mkdirSync,
-  readFileSync,
-  readlinkSync,
-  renameSync,
-  rmdirSync,
-  rmSync,
-  symlinkSync,
-} from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { lstatSync, readlinkSync, rmdirSync, rmSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { writeFileAtomic } from "../base/atomic-file.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import { type FlagDefinition, scanFlags } from "../config/flags.ts";
@@ -21,6 +11,8 @@ import {
   serviceUnit,
   shippedProgram,
 } from "../host/systemd-unit.ts";
+import { installCni, installCniUsage, parseInstallCni } from "./install-cni.ts";
+import { attempt, fileText, linkAtomic, type Presence, refuseForeign } from "./install-file.ts";
 
 const usage = `usage: flannel-lite install systemd [flags]
 
@@ -55,17 +47,27 @@ interface InstallRequest {
   readonly now: boolean;
 }
 
-/** `install systemd`. @returns the exit code; what there is to say is said */
+/** `install systemd` and `install cni`. @returns the exit code; what there is to say is said */
 export async function install(_program: string, argv: readonly string[]): Promise<number> {
   try {
-    const request = parseInstall(argv);
-    process.stdout.write(request === "help" ? usage : await carryOut(request));
+    process.stdout.write(argv[0] === "cni" ? cniOutput(argv.slice(1)) : await systemdOutput(argv));
     return 0;
   } catch (error) {
     if (!(error instanceof FlannelError)) throw error;
     process.stderr.write(`flannel-lite: error: ${errorText(error)}\n`);
     return error.exitCode;
   }
+}
+
+function cniOutput(argv: readonly string[]): string {
+  const request = parseInstallCni(argv);
+  return request === "help" ? installCniUsage : installCni(request);
+}
+
+async function systemdOutput(argv: readonly string[]): Promise<string> {
+  const request = parseInstall(argv);
+  if (request !== "help") return await carryOut(request);
+  return argv[0] === "systemd" ? usage : `${usage}\n${installCniUsage}`;
 }
 
 /** @throws FlannelError `command/usage` (exit code 2) */
@@ -108,7 +110,7 @@ function mistake(message: string): FlannelError {
     "command/usage",
     message,
     {},
-    { exitCode: 2, remedy: "flannel-lite install systemd -help tells more" },
+    { exitCode: 2, remedy: "flannel-lite install -help tells of systemd and cni" },
   );
 }
 
@@ -126,14 +128,7 @@ async function write({ root, program, alias, docker, force, now }: InstallReques
     ...files.map(({ path }) => path).filter((path) => presence(path) === "foreign"),
     ...(alias && presence(link) === "foreign" ? [link] : []),
   ];
-  if (foreign.length > 0 && !force) {
-    throw new FlannelError(
-      "install/foreign",
-      `${foreign.join(", ")}: not written by this command, or changed since`,
-      {},
-      { remedy: "Move it away, or overwrite it with -force" },
-    );
-  }
+  refuseForeign(foreign, force);
   const said: string[] = [];
   for (const { path, text } of files) {
     if (fileText(path) === text) {
@@ -202,32 +197,10 @@ async function runOrSay(
 }
 
 /** Whose the file at `path` is. A link is ours when it is the alias. */
-function presence(path: string): "absent" | "own" | "foreign" {
+function presence(path: string): Presence {
   const stat = lstatSync(path, { throwIfNoEntry: false });
   if (stat === undefined) return "absent";
   if (stat.isSymbolicLink()) return readlinkSync(path) === serviceName ? "own" : "foreign";
   const text = fileText(path);
   return text !== undefined && isOwnUnit(text) ? "own" : "foreign";
-}
-
-/** Undefined where there is no regular file. */
-function fileText(path: string): string | undefined {
-  const isFile = lstatSync(path, { throwIfNoEntry: false })?.isFile() === true;
-  return isFile ? readFileSync(path, "utf8") : undefined;
-}
-
-function linkAtomic(to: string, path: string): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
-  const temporary = `${path}.${randomBytes(6).toString("hex")}`;
-  symlinkSync(to, temporary);
-  renameSync(temporary, path);
-}
-
-/** @throws FlannelError `install/write` */
-function attempt(path: string, change: () => void): void {
-  try {
-    change();
-  } catch (error) {
-    throw new FlannelError("install/write", `cannot change ${path}`, {}, { cause: error });
-  }
 }

@@ -1,9 +1,10 @@
 import { systemClock } from "../base/clock.ts";
-import { FlannelError } from "../base/error.ts";
+import { errorText, FlannelError } from "../base/error.ts";
 import { openLog } from "../base/log.ts";
 import type { CommandFlag } from "../config/load.ts";
 import { runDaemon } from "../daemon.ts";
 import { watchdogIntervalMs } from "../host/sd-notify.ts";
+import { openStartReason } from "../host/start-reason.ts";
 import { openAddon } from "../native/addon.ts";
 import { version } from "../version.ts";
 import type { CommandInput } from "./command.ts";
@@ -28,9 +29,11 @@ export async function run({
   for (const warning of warnings) log.warn(warning);
   requireRoot("run");
   log.info("flannel-lite starting", { version, pid: process.pid, configFile: file });
+  const starting = openStartReason(config.host.subnetFile, log, systemClock.now);
+  starting.say("flannel-lite is starting");
   const context = {
     addon: openAddon(),
-    log,
+    log: starting.log,
     clock: systemClock,
     env,
     watchdogMs: watchdogIntervalMs(env, process.pid),
@@ -41,7 +44,13 @@ export async function run({
     },
     takeOver: commandFlags.get("take-over") === "true",
   };
-  await runDaemon(config, context, stop);
+  try {
+    await runDaemon(config, context, stop);
+    starting.say("flannel-lite was stopped");
+  } catch (error) {
+    starting.say(`flannel-lite ended: ${errorText(error)}`);
+    throw error;
+  }
   log.info("stopped");
 }
 

@@ -7,6 +7,7 @@ import type { NetworkConfig } from "../config/network.ts";
 import type { LeaseSubnets } from "../lease/lease.ts";
 import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
 import { envFileBytesMax, envFileValues } from "./env-file.ts";
+import { clearStartReason } from "./start-reason.ts";
 
 /** What subnet.env tells Docker, the CNI plugin and our own next start. */
 export interface SubnetEnv {
@@ -44,6 +45,7 @@ export function writeSubnetEnv({ subnetFile, stateDir }: SubnetEnvPaths, content
   try {
     writeFileAtomic(recordPath(stateDir, subnetFile), digest(text), { mode: 0o600, directoryMode: 0o700 });
     writeFileAtomic(subnetFile, text, { mode: 0o644, directoryMode: 0o755 });
+    clearStartReason(subnetFile);
   } catch (error) {
     throw new FlannelError(
       "host/subnet-file",
@@ -62,6 +64,7 @@ export function removeOwnSubnetEnv({ subnetFile, stateDir }: SubnetEnvPaths): bo
   const ours = isOwnSubnetEnv({ subnetFile, stateDir });
   if (ours) rmSync(subnetFile, { force: true });
   rmSync(recordPath(stateDir, subnetFile), { force: true });
+  clearStartReason(subnetFile);
   return ours;
 }
 
