@@ -1,4 +1,3 @@
-import { randomBytes } from "node:crypto";
 import {
   closeSync,
   fsyncSync,
@@ -29,7 +28,8 @@ export interface AtomicFileOptions {
 export function writeFileAtomic(path: string, content: string, options: AtomicFileOptions): void {
   const directory = dirname(path);
   mkdirSync(directory, { recursive: true, mode: options.directoryMode });
-  const temporary = join(directory, `.${basename(path)}${randomBytes(6).toString("hex")}`);
+  // Not by node:crypto, which takes a millisecond to load: the CNI plugin writes a file for each pod.
+  const temporary = join(directory, `.${basename(path)}${crypto.randomUUID()}`);
   try {
     const fd = openSync(temporary, "wx", 0o600);
     try {

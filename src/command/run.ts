@@ -33,7 +33,7 @@ export async function run({
   starting.say("flannel-lite is starting");
   const context = {
     addon: openAddon(),
-    log: starting.log,
+    log: { ...starting.log, adjust: log.adjust },
     clock: systemClock,
     env,
     watchdogMs: watchdogIntervalMs(env, process.pid),
