@@ -8,7 +8,9 @@ import { findVtepMac } from "./backend/vtep.ts";
 import type { DocumentChange } from "./config/document-difference.ts";
 import type { Loaded } from "./config/load.ts";
 import type { LivePart } from "./config/option.ts";
+import type { NetworkConfig } from "./config/network.ts";
 import type { Config } from "./config/schema.ts";
+import { openCommands, type OwnVariables } from "./datapath/commands.ts";
 import { openReach } from "./datapath/reach.ts";
 import { openReconciler, type PassResult } from "./datapath/reconcile.ts";
 import { openUserspaceEngines } from "./datapath/userspace.ts";
@@ -218,11 +220,23 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     device === undefined
       ? undefined
       : ((await readAdoptableMac(kernel, adopt, device)) ?? readSavedMac(config.host.stateDir, device, log));
+  const commands =
+    overlay.backend.commands === undefined
+      ? undefined
+      : openCommands({
+          commands: overlay.backend.commands,
+          timeoutMs: config.backend.commandTimeout * 1_000,
+          log,
+          clock,
+          stop,
+        });
+  const published = await unlessStopped(stop, commands?.preStartup());
   const keeperContext = {
     store,
     request: {
       network,
-      attributes: (existing: Lease | undefined) => overlay.backend.attributes({ existing, savedMac }),
+      attributes: (existing: Lease | undefined) =>
+        overlay.backend.attributes({ existing, savedMac, published }),
       publicIp: uplink.publicIp,
       node,
       previous: readSubnetEnv(config.host.subnetFile),
@@ -260,6 +274,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     openMonitor: addon.openKernel,
     engines,
     scope,
+    ...(commands && { commands }),
     log,
     clock,
     onPass: () => {
@@ -389,6 +404,8 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       if (handed !== undefined) descriptors.receive(handed);
     }
     if (overlay.engine.engine !== "userspace") descriptors.discard();
+    await unlessStopped(stop, commands?.postStartup(ownVariables(network, keeper.lease)));
+    if (inner.aborted) return;
     throwIfNoDevice(await reconciler.pass());
     annotator?.want(keeper.lease.attributes);
     switchForwarding(reloader.config);
@@ -449,6 +466,27 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       await signOff(keeper.lease, { store, node, log, clock });
     }
   }
+}
+
+/** What fails because of a stop is no failure. */
+async function unlessStopped<T>(stop: AbortSignal, work: Promise<T> | undefined): Promise<T | undefined> {
+  try {
+    return await work;
+  } catch (error) {
+    if (stop.aborted) return undefined;
+    throw error;
+  }
+}
+
+/** What flannel's PostStartupCommand is told, with its words for what there is not. */
+function ownVariables(network: NetworkConfig, { subnets, attributes }: Lease): OwnVariables {
+  return {
+    NETWORK: `${network.ipv4?.network ?? "0.0.0.0/0"}`,
+    SUBNET: `${subnets.ipv4 ?? "0.0.0.0/0"}`,
+    IPV6SUBNET: `${subnets.ipv6 ?? "::/0"}`,
+    PUBLIC_IP: `${attributes.publicIp ?? "<nil>"}`,
+    PUBLIC_IPV6: `${attributes.publicIpv6 ?? "<nil>"}`,
+  };
 }
 
 /** A reload does not wait longer for the store. */

@@ -36,6 +36,7 @@ export function decideOverlay(
     strict: config.datapath.strict,
     allowSources: config.datapath.allowSources,
     latency: config.datapath.latency,
+    extension: config.backend,
     nodeId: node.id,
   });
   const { onStop } = config.datapath;

@@ -5,6 +5,7 @@ import type { Prefix } from "../net/prefix.ts";
 import type { Reach } from "../net/reach.ts";
 import type { Uplink } from "../net/uplink.ts";
 import type { Latency, Plan, Strict, TunnelEngine } from "../plan/plan.ts";
+import type { ExtensionCommands, ExtensionPermission } from "./extension.ts";
 import type { RefusedPeer } from "./peers.ts";
 
 /** Who carries the packets; nobody of ours where routes over the uplink do, or nothing does. */
@@ -19,6 +20,8 @@ export interface BackendContext {
   readonly strict: Strict;
   readonly allowSources: readonly Prefix[];
   readonly latency: Latency;
+  /** What commands the extension backend may run; absent: none. */
+  readonly extension?: ExtensionPermission;
   /** Our own, which tells hosts apart where a MAC must be derived. */
   readonly nodeId: string;
 }
@@ -37,6 +40,8 @@ export interface BackendSetup {
   readonly userspaceOnly?: boolean;
   /** Whether its plans depend on who is one hop away. */
   readonly usesReach: boolean;
+  /** What an operator has run for this backend. */
+  readonly commands?: ExtensionCommands;
   /** What our lease publishes. */
   attributes(known: KnownVtep): LeaseAttributes;
   /** The backend, for leases taken with those attributes. */
@@ -57,6 +62,8 @@ export interface KnownVtep {
   readonly existing: Lease | undefined;
   /** What this host remembers, or holds. */
   readonly savedMac: Mac | undefined;
+  /** What a command of the operator has said to publish. */
+  readonly published?: string | undefined;
 }
 
 /** How one kind of overlay is laid out. Pure: no I/O, no clock. */

@@ -2,6 +2,7 @@ import { FlannelError } from "../base/error.ts";
 import type { BackendConfig } from "../config/network.ts";
 import { setUpAlloc } from "./alloc.ts";
 import type { BackendContext, BackendSetup } from "./backend.ts";
+import { setUpExtension } from "./extension.ts";
 import { setUpHostGw } from "./host-gw.ts";
 import { setUpUdp } from "./udp.ts";
 import { setUpVxlan } from "./vxlan.ts";
@@ -21,6 +22,8 @@ export function setUpBackend(config: BackendConfig, context: BackendContext): Ba
       return setUpUdp(config, context);
     case "alloc":
       return setUpAlloc(context);
+    case "extension":
+      return setUpExtension(config, context);
     default:
       throw notServed(config.type);
   }
@@ -33,7 +36,6 @@ const cloud = `flannel-lite fills no cloud's route table: ${anyNetwork}, which n
 /** flannel's other backends, and what an operator who names one can do. */
 const remedies: Readonly<Record<string, string>> = {
   ipip: `${anyNetwork}, or "host-gw" where the hosts share a layer-2 network`,
-  extension: `${anyNetwork}, or "alloc" and let your own programs route`,
   wireguard: encrypted,
   ipsec: encrypted,
   "tencent-vpc": cloud,

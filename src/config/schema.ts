@@ -202,6 +202,35 @@ const root = table("", {
     doc: "The network configuration to publish into the store where it has none; same keys as flannel's JSON.",
     example: { Network: "10.5.0.0/16", SubnetLen: 24, Backend: { Type: "vxlan" } },
   }),
+  backend: table(
+    "What this host's own configuration says of the network's backend. extension: commands in place of a data path, run by sh as root.",
+    {
+      extension_commands: option(kind.choice(["local", "store"]), {
+        doc: "Whose commands the extension backend runs; local: those given here, store: also those of the network configuration, which whoever may write to the store can change.",
+        fallback: "local",
+      }),
+      pre_startup_command: option(kind.text, {
+        doc: "Run before the lease is taken; what it prints is what other nodes' commands get on standard input.",
+        example: "/etc/flannel/key.sh",
+      }),
+      post_startup_command: option(kind.text, {
+        doc: "Run once the lease is ours, with NETWORK, SUBNET, IPV6SUBNET, PUBLIC_IP and PUBLIC_IPV6.",
+        example: "/etc/flannel/up.sh",
+      }),
+      subnet_add_command: option(kind.text, {
+        doc: "Run for each peer that comes or changes, with its SUBNET and PUBLIC_IP (IPV6SUBNET, PUBLIC_IPV6) and its own text on standard input; again until it succeeds, and at each start.",
+        example: 'ip route replace "$SUBNET" via "$PUBLIC_IP"',
+      }),
+      subnet_remove_command: option(kind.text, {
+        doc: "Run for each peer that goes, likewise.",
+        example: 'ip route delete "$SUBNET"',
+      }),
+      command_timeout: option(kind.integer(1, 3600, "seconds"), {
+        doc: "A command that takes longer is killed, with all it started, and has failed.",
+        fallback: 60,
+      }),
+    },
+  ),
   datapath: table("Who carries the packets, and from whom they are taken.", {
     engine: option(kind.choice(["auto", "userspace", "kernel", "dgram"]), {
       doc: "What moves packets; auto: userspace where /dev/net/tun opens, else kernel; dgram: a slow one for debugging.",

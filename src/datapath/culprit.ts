@@ -110,5 +110,7 @@ function itemChangeKey(item: PlanItem, linkIndex: ReadonlyMap<string, number>): 
     case "tunnel":
     case "forward":
       return `${item.type} ${item.value.device}`;
+    case "extension":
+      return `extension ${item.value.key}`;
   }
 }

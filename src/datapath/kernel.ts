@@ -125,6 +125,7 @@ export async function observeKernel(kernel: Kernel, scope: KernelScope): Promise
       }),
       routes: routeItems,
       blackholes,
+      extensions: [],
     },
     linkIndex: new Map(links.map((link) => [link.name, link.index])),
     foreignLinks: new Map(
@@ -195,6 +196,7 @@ export async function applyKernelStep(
     }
     case "tunnel":
     case "forward":
+    case "extension":
       throw new Error(`${item.type} is no kernel item`);
   }
 }

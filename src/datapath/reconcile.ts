@@ -5,6 +5,7 @@ import type { Kernel, KernelEvents } from "../native/ports.ts";
 import { diffPlans, itemKey } from "../plan/diff.ts";
 import { itemDevice, type Plan, type Step, type TunLink, type TunnelItem } from "../plan/plan.ts";
 import { itemText, stepText } from "../plan/text.ts";
+import type { Commands } from "./commands.ts";
 import { type Culprits, openCulprits } from "./culprit.ts";
 import {
   applyKernelStep,
@@ -82,6 +83,8 @@ export interface ReconcilerContext {
   readonly openMonitor: () => Promise<Monitor>;
   readonly engines: UserspaceEngines;
   readonly scope: KernelScope;
+  /** What runs an operator's commands; absent where there are none. */
+  readonly commands?: Pick<Commands, "held" | "add" | "remove">;
   readonly log: Log;
   readonly clock: Clock;
   /** Told of each pass that did something or failed. */
@@ -292,9 +295,14 @@ async function putBack(
   }
 }
 
-async function compare(wanted: Plan, { kernel, engines, scope }: ReconcilerContext) {
+async function compare(wanted: Plan, { kernel, engines, commands, scope }: ReconcilerContext) {
   const state = await observeKernel(kernel, scope);
-  const held = { ...state.plan, tunnels: engines.held.tunnels, forwards: engines.held.forwards };
+  const held = {
+    ...state.plan,
+    tunnels: engines.held.tunnels,
+    forwards: engines.held.forwards,
+    extensions: commands?.held ?? [],
+  };
   const steps = diffPlans(held, wanted);
   const stepped = new Set(steps.map(({ item }) => itemKey(item)));
   for (const value of wanted.links) {
@@ -314,9 +322,11 @@ async function applyStep(
   step: Step,
   wanted: Plan,
   state: KernelState,
-  { kernel, engines, scope }: ReconcilerContext,
+  { kernel, engines, commands, scope }: ReconcilerContext,
 ): Promise<void> {
   const { op, item } = step;
+  if (item.type === "extension")
+    return op === "remove" ? await commands?.remove(item.value) : await commands?.add(item.value);
   if (item.type === "forward") return; // the tables are handed over whole, after the steps
   if (item.type === "tunnel") {
     if (op === "remove") engines.close(item.value.device);

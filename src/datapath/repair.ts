@@ -196,7 +196,7 @@ export function openRepairs(clock: Pick<Clock, "now">): Repairs {
 }
 
 function repairKindOf({ type }: PlanItem): RepairKind | undefined {
-  if (type === "tunnel" || type === "forward") return undefined;
+  if (type === "tunnel" || type === "forward" || type === "extension") return undefined;
   return type === "blackhole" ? "route" : type;
 }
 

@@ -57,6 +57,8 @@ export function itemKey(item: PlanItem): string {
       return `route ${item.value.to}`;
     case "blackhole":
       return `blackhole ${item.value.to}`;
+    case "extension":
+      return `extension ${item.value.key}`;
   }
 }
 

@@ -10,6 +10,8 @@ export interface Plan {
   readonly fdb: readonly FdbItem[];
   readonly routes: readonly RouteItem[];
   readonly blackholes: readonly BlackholeItem[];
+  /** Peers that an operator's commands were run for. */
+  readonly extensions: readonly ExtensionItem[];
   /** Userspace tunnels: at most one per TUN link. */
   readonly tunnels: readonly TunnelItem[];
   /** Entries of the tunnels' forwarding tables. */
@@ -23,6 +25,7 @@ export const emptyPlan: Plan = {
   fdb: [],
   routes: [],
   blackholes: [],
+  extensions: [],
   tunnels: [],
   forwards: [],
 };
@@ -86,6 +89,18 @@ export interface BlackholeItem {
   readonly to: Prefix;
 }
 
+/** A peer as an operator's commands are told of it; a family that it has not is absent. */
+export interface ExtensionItem {
+  /** Names its lease. */
+  readonly key: string;
+  readonly ipv4?: Prefix;
+  readonly ipv6?: Prefix;
+  readonly publicIp?: IpAddress;
+  readonly publicIpv6?: IpAddress;
+  /** What it publishes for them: whatever it likes, of bounded length. */
+  readonly data: string;
+}
+
 /** Whom the userspace engine believes; see `datapath.strict`. */
 export type Strict = "off" | "overlay" | "full";
 
@@ -147,7 +162,8 @@ export type PlanItem =
   | { readonly type: "fdb"; readonly value: FdbItem }
   | { readonly type: "forward"; readonly value: ForwardItem }
   | { readonly type: "route"; readonly value: RouteItem }
-  | { readonly type: "blackhole"; readonly value: BlackholeItem };
+  | { readonly type: "blackhole"; readonly value: BlackholeItem }
+  | { readonly type: "extension"; readonly value: ExtensionItem };
 
 /** One change that brings the machine closer to the plan. */
 export interface Step {
@@ -156,12 +172,13 @@ export interface Step {
   readonly item: PlanItem;
 }
 
-/** The device that an item is or hangs on; a blackhole hangs on none. */
+/** The device that an item is or hangs on; some hang on none. */
 export function itemDevice(item: PlanItem): string | undefined {
   switch (item.type) {
     case "link":
       return item.value.name;
     case "blackhole":
+    case "extension":
       return undefined;
     default:
       return item.value.device;
@@ -180,5 +197,6 @@ export function planItems(plan: Plan): PlanItem[] {
     ...plan.forwards.map((value) => ({ type: "forward", value }) as const),
     ...plan.routes.map((value) => ({ type: "route", value }) as const),
     ...plan.blackholes.map((value) => ({ type: "blackhole", value }) as const),
+    ...plan.extensions.map((value) => ({ type: "extension", value }) as const),
   ];
 }

@@ -45,6 +45,11 @@ export function itemText(item: PlanItem): string {
       return `route ${item.value.to}${named("via", item.value.via)} dev ${item.value.device}${item.value.onLink ? " onlink" : ""}`;
     case "blackhole":
       return `blackhole ${item.value.to}`;
+    case "extension": {
+      const { key, publicIp, publicIpv6, data } = item.value;
+      const at = [publicIp, publicIpv6].filter((one) => one !== undefined).join(" and ");
+      return `extension ${key} at ${at}${data === "" ? "" : ` data ${JSON.stringify(data)}`}`;
+    }
   }
 }
 

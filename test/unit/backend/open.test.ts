@@ -24,7 +24,6 @@ test.each([
   ["ipip", "backend type ipip is not served yet"],
   ["wireguard", "backend type wireguard is not served yet"],
   ["ipsec", "backend type ipsec is not served yet"],
-  ["extension", "backend type extension is not served yet"],
   ["aws-vpc", "backend type aws-vpc is not served yet"],
   ["nonsense", "unknown backend type: nonsense"],
   ["constructor", "unknown backend type: constructor"],

@@ -59,6 +59,14 @@ describe("config: defaults", () => {
         annotateNode: false,
       },
       network: undefined,
+      backend: {
+        extensionCommands: "local",
+        preStartupCommand: undefined,
+        postStartupCommand: undefined,
+        subnetAddCommand: undefined,
+        subnetRemoveCommand: undefined,
+        commandTimeout: 60,
+      },
       datapath: { engine: "auto", latency: "auto", strict: "overlay", allowSources: [], onStop: "keep" },
       host: {
         ipForward: true,
@@ -135,6 +143,12 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "store-etcd-password-file": ["/p", "/p", ["-etcd-username=u"]],
   "etcd-password": ["p=,#", "p=,#", ["-etcd-username=u"]],
   network: ['{"network":"10.1.0.0/16"}', { Network: "10.1.0.0/16" }],
+  "backend-extension-commands": ["store", "store"],
+  "backend-pre-startup-command": ["echo key; cat", "echo key; cat"],
+  "backend-post-startup-command": ["ip link", "ip link"],
+  "backend-subnet-add-command": ['ip route add "$SUBNET"', 'ip route add "$SUBNET"'],
+  "backend-subnet-remove-command": ['ip route del "$SUBNET"', 'ip route del "$SUBNET"'],
+  "backend-command-timeout": ["5", 5],
   "datapath-engine": ["kernel", "kernel"],
   "datapath-latency": ["throughput", "throughput"],
   "datapath-strict": ["off", "off"],
@@ -507,7 +521,7 @@ strict = "maybe"
     ["[network]", "1: network = {}: please define a correct Network parameter in the flannel config"],
     [
       "__proto__ = 1",
-      "1: __proto__ = 1: unknown key; the top level takes uplink, store, kubernetes, network, datapath, host, health, metrics, log",
+      "1: __proto__ = 1: unknown key; the top level takes uplink, store, kubernetes, network, backend, datapath, host, health, metrics, log",
     ],
     ["[log]\nconstructor = 1", "2: log.constructor = 1: unknown key; [log] takes level, format"],
   ];
