@@ -233,7 +233,7 @@ const root = table("", {
   ),
   datapath: table("Who carries the packets, and from whom they are taken.", {
     engine: option(kind.choice(["auto", "userspace", "kernel", "dgram"]), {
-      doc: "What moves packets; auto: userspace where /dev/net/tun opens, else kernel; dgram: a slow one for debugging.",
+      doc: "What moves packets; auto: userspace where /dev/net/tun opens, else kernel, which has no udp backend; dgram: a slow one for debugging.",
       fallback: "auto",
     }),
     latency: option(kind.choice(["auto", "latency", "throughput"]), {
@@ -251,7 +251,7 @@ const root = table("", {
       live: "plan",
     }),
     on_stop: option(kind.choice(["keep", "remove", "kernel"]), {
-      doc: "What a stop does to device and routes; keep: leave them to the successor, kernel: hand the traffic to the kernel's vxlan device.",
+      doc: "What a stop does to device and routes; keep: leave them to the successor, kernel: hand the traffic to the kernel's vxlan device (not with the udp backend).",
       fallback: "keep",
       live: "use",
     }),

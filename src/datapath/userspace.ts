@@ -74,11 +74,11 @@ export function openUserspaceEngines(
       const engine = await openEngine(openers[tunnel.engine], tunnel.engine, options);
       engines.set(device, { engine, tunnel, forwards: undefined });
     },
-    probe({ engine, device, port, local, mtuBytes }) {
+    probe({ engine, device, port, local, mtuBytes, encapsulation }) {
       try {
         addon.openTun(`fl-probe${process.pid}`).close();
       } catch (error) {
-        throw openFailure(error, engine, { device, port, local: `${local}`, mtuBytes });
+        throw openFailure(error, engine, { device, port, local: `${local}`, mtuBytes, encapsulation });
       }
     },
     setTables(tunnels, forwards) {
@@ -149,17 +149,21 @@ function openFailure(error: unknown, name: TunnelEngine, options: EngineOptions)
 }
 
 const remedies: Readonly<
-  Record<string, (options: { device: string; port: number; local: string }) => string>
+  Record<string, (options: Pick<EngineOptions, "device" | "port" | "local" | "encapsulation">) => string>
 > = {
   EADDRINUSE: ({ port }) =>
     `UDP port ${port} is taken: stop the other flannel-lite or flanneld, or remove the kernel's vxlan device on it (ip -d link show type vxlan)`,
   EADDRNOTAVAIL: ({ local }) => `${local} is not an address of this host: choose the uplink by interface`,
   EBUSY: ({ device }) => `Another process holds ${device}: stop it`,
   EINVAL: ({ device }) => `A device named ${device} of another kind is in the way: ip link delete ${device}`,
-  ENOENT: () => 'Load the module (modprobe tun) or use datapath.engine = "kernel"',
-  EACCES: () => 'The container or unit must be given /dev/net/tun, or use datapath.engine = "kernel"',
+  ENOENT: (options) => `Load the module (modprobe tun)${orKernel(options)}`,
+  EACCES: (options) => `The container or unit must be given /dev/net/tun${orKernel(options)}`,
   EPERM: () => "It needs root or CAP_NET_ADMIN",
 };
+
+function orKernel({ encapsulation }: Pick<EngineOptions, "encapsulation">): string {
+  return encapsulation === "udp" ? "" : ', or use datapath.engine = "kernel"';
+}
 
 function tableOf(tunnel: TunnelItem, forwards: readonly ForwardItem[]): ForwardingTable {
   const { overlay, strict, allowSources } = tunnel;

@@ -274,6 +274,61 @@ describe.skipIf(refused !== undefined)("the udp backend", () => {
     expect(await ip(host, "route show")).not.toContain("10.99.0.0/16 ");
   }, 60_000);
 
+  test.each(["userspace", "dgram"] as const)(
+    "%s: who may send is strict's to say, nonsense is counted, and a deleted device comes back",
+    async (engine) => {
+      const net = await openTestOverlay(3);
+      open = net;
+      const [host, peer, stranger] = [hostOf(net, 1), hostOf(net, 2), hostOf(net, 3)];
+      const key = "/coreos.com/network/subnets/10.99.2.0-24";
+      // The network configuration is our own: published without a Backend.
+      const more = '[network]\nNetwork = "10.99.0.0/16"\n';
+      await net.etcd("put", key, `{"PublicIP":"${peer.address}"}`);
+      const daemon = net.startDaemon(host, { engine, more });
+      const own = vtepAddress(await daemon.ready(1));
+      expect(await net.etcd("get", "/coreos.com/network/config", "--print-value-only")).toBe(
+        '{"Network":"10.99.0.0/16"}\n',
+      );
+      const hex = (text: string) => Buffer.from(text.split(".").map(Number)).toString("hex");
+      const packet = (source: string, ttl: string) =>
+        `4500001c00000000${ttl}110000${hex(source)}${hex(own)}0001000200080000`;
+      const send =
+        'use IO::Socket::INET; my $s = IO::Socket::INET->new(Proto => "udp", PeerAddr => $ARGV[0], PeerPort => 8285) or die "$!"; $s->send(pack("H*", $ARGV[1])) for 1 .. 3;';
+      const attempts = [
+        [peer, packet("10.99.2.9", "40"), undefined],
+        [peer, packet("172.16.0.9", "40"), undefined],
+        [peer, packet("10.99.3.9", "40"), "spoofedSource"],
+        [stranger, packet("10.99.2.9", "40"), "unknownSender"],
+        [peer, packet("10.99.2.9", "01"), "ttlExceeded"],
+        [peer, packet("10.99.2.9", "00"), "ttlExceeded"],
+        [peer, "45", "truncated"],
+        [peer, packet("10.99.2.9", "40").replace("001c", "00ff"), "truncated"],
+        [peer, `95${packet("10.99.2.9", "40").slice(2)}`, "notIp"],
+        [peer, `41${packet("10.99.2.9", "40").slice(2)}`, "notIp"],
+      ] as const;
+      for (const [at, [from, payload, reason]] of attempts.entries()) {
+        const before = (await daemon.report()).engines[0]?.stats;
+        await inside(from.namespace, ["perl", "-e", send, host.address, payload]);
+        await Bun.sleep(50);
+        const after = (await daemon.report()).engines[0]?.stats;
+        const received = (after?.received.packets ?? 0) - (before?.received.packets ?? 0);
+        const dropped = (after?.drops[reason ?? ""] ?? 0) - (before?.drops[reason ?? ""] ?? 0);
+        expect([at, received, dropped]).toEqual(reason === undefined ? [at, 3, 0] : [at, 0, 3]);
+      }
+
+      const other = net.startDaemon(stranger, { engine });
+      const [ready, far] = await Promise.all([daemon.ready(2), other.ready(2)]);
+      await ping(host, vtepAddress(far), ["-I", vtepAddress(ready)]);
+      await ip(host, "link delete flannel0");
+      for (let tries = 0; tries < 100 && (await daemon.report()).repairs?.total === 0; tries++)
+        await Bun.sleep(50);
+      await daemon.ready(2);
+      await ping(host, vtepAddress(far), ["-I", vtepAddress(ready)]);
+      await ping(stranger, vtepAddress(ready), ["-I", vtepAddress(far)]);
+    },
+    60_000,
+  );
+
   test("a device flannel0 of somebody else is left alone and named", async () => {
     const net = await overlay(1);
     const host = hostOf(net, 1);
