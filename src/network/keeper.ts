@@ -11,6 +11,9 @@ const retryMs = 10_000;
 /** Between two renewals there is at least this long, however short the term. */
 const renewMsMin = 1_000;
 
+/** Between renewals the store is asked this often whether it still says who we are: nobody tells when not. */
+const lookMs = 30_000;
+
 /** Store errors while acquiring are waited out, doubling from here to the maximum. */
 const acquireRetryMs = 500;
 const acquireRetryMsMax = 10_000;
@@ -138,6 +141,20 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
     events.acquired++;
   };
 
+  /** What says who has our public IP may be deleted alone, which the watch of the leases does not tell. */
+  const isAttested = async (stop: AbortSignal): Promise<boolean> => {
+    const { publicIp } = lease.attributes;
+    if (publicIp === undefined) return true;
+    try {
+      if (await store.attests(publicIp, node, stop)) return true;
+    } catch (error) {
+      if (!stop.aborted && !(error instanceof FlannelError)) throw error;
+      return true; // the next renewal says what is amiss
+    }
+    log.warn("the store no longer says that we have our public IP: renewing", { publicIp: `${publicIp}` });
+    return false;
+  };
+
   return {
     get lease() {
       return lease;
@@ -165,12 +182,14 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
       while (!stop.aborted) {
         const untilDueMs = heldUntil.getTime() - clock.now().getTime() - context.renewMarginMs;
         const isWell = trouble === undefined && conflict === undefined;
-        const waitMs = isWell ? Math.max(untilDueMs, renewMsMin) : retryMs;
+        const onlyLooks = isWell && untilDueMs > lookMs;
+        const waitMs = onlyLooks ? lookMs : isWell ? Math.max(untilDueMs, renewMsMin) : retryMs;
         const timer = new AbortController();
         rouse = () => timer.abort();
         if (!woken) await clock.sleep(waitMs, AbortSignal.any([stop, timer.signal]));
-        woken = false;
         if (stop.aborted) return;
+        if (onlyLooks && !woken && (await isAttested(stop))) continue;
+        woken = false;
         const before = { lease, conflict };
         try {
           await tend(stop);

@@ -39,6 +39,9 @@ export interface Store extends AsyncDisposable {
    */
   signOff(publicIp: IpAddress, node: NodeIdentity, stop: AbortSignal): Promise<void>;
 
+  /** Whether it still says that this node has this public IP, beside the lease or by the lease itself. */
+  attests(publicIp: IpAddress, node: NodeIdentity, stop: AbortSignal): Promise<boolean>;
+
   /** Gives the lease back. One that is gone or another node's is no error; a reservation stays. */
   release(lease: Lease, stop: AbortSignal): Promise<void>;
 

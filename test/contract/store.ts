@@ -444,6 +444,23 @@ export function storeContract(
   );
 
   property(
+    "who has a public IP is attested until the key is gone or another's; renewing says it again",
+    async (world) => {
+      const store = world.open();
+      const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+      const { publicIp } = lease.attributes;
+      if (publicIp === undefined) throw new Error("no public IP");
+      const node = nodeOf("192.0.2.1");
+      expect(await store.attests(publicIp, node, never)).toBe(true);
+      expect(await store.attests(publicIp, { id: "stranger", name: "" }, never)).toBe(false);
+      await world.deleteNode("192.0.2.1");
+      expect(await store.attests(publicIp, node, never)).toBe(false);
+      expect(await store.renew({ lease, node }, never)).toMatchObject({ kind: "renewed" });
+      expect(await store.attests(publicIp, node, never)).toBe(true);
+    },
+  );
+
+  property(
     "who holds a reservation is said with a term, and renewed; the reservation has none",
     async (world) => {
       await world.put("10.3.9.0-24", valueOf("192.0.2.1"));

@@ -85,6 +85,40 @@ describe.skipIf(refused !== undefined)("lease", () => {
     expect(await valueAt(net, subnetKey(report))).toContain(host.address);
   });
 
+  test("what says who holds a lease is put back within a minute when somebody deletes it alone", async () => {
+    const net = await overlay(1);
+    const host = hostOf(net, 1);
+    const daemon = net.startDaemon(host, { engine: "kernel", host: 'node_id = "edge-7"' });
+    const report = await daemon.ready(0);
+    const key = `${prefix}/nodes/${host.address}`;
+    await net.etcd("del", key);
+    for (let tries = 0; tries < 100 && (await valueAt(net, key)) === ""; tries++) await Bun.sleep(500);
+    expect(await valueAt(net, key)).toContain('"id":"edge-7"');
+    const { lease } = await daemon.report();
+    expect(lease).toMatchObject({ subnets: report.lease?.subnets, conflict: null, trouble: null });
+    expect(lease?.events).toMatchObject({ lost: 0, renewed: 1 });
+  });
+
+  test("a host that starts while the store is empty goes on from what it knew, and puts it back", async () => {
+    const net = await overlay(2);
+    const other = net.startDaemon(hostOf(net, 2), { engine: "kernel" });
+    const first = net.startDaemon(hostOf(net, 1), { engine: "userspace" });
+    const [peer, before] = [await other.ready(1), await first.ready(1)];
+    await snapshotWith(first, vtepAddress(peer));
+    await first.child.end();
+    await net.etcd("del", "--prefix", "/");
+    const again = net.startDaemon(hostOf(net, 1), { engine: "userspace" });
+    const report = await again.ready(1);
+    expect(report.lease?.subnets).toEqual(before.lease?.subnets as string[]);
+    expect(again.child.errorTail()).toContain("the store is empty; starting from the leases last seen");
+    await ping(hostOf(net, 1), vtepAddress(peer), ["-I", vtepAddress(report)]);
+    await net.etcd("put", `${prefix}/config`, '{"Network":"10.99.0.0/16","Backend":{"Type":"vxlan"}}');
+    for (let tries = 0; tries < 400 && (await valueAt(net, subnetKey(before))) === ""; tries++)
+      await Bun.sleep(50);
+    expect(await valueAt(net, subnetKey(before))).toContain(hostOf(net, 1).address);
+    expect((await again.ready(1)).lease).toMatchObject({ trouble: null, conflict: null });
+  });
+
   test("a stop does not wait for a store that is gone", async () => {
     const net = await overlay(1);
     const daemon = net.startDaemon(hostOf(net, 1), { engine: "kernel" });

@@ -13,6 +13,7 @@ export function fakeStore(answers: Partial<Store>): Store {
     acquire: refuse("acquire"),
     renew: refuse("renew"),
     signOff: refuse("signOff"),
+    attests: async () => true,
     release: refuse("release"),
     list: refuse("list"),
     watch: refuse("watch"),

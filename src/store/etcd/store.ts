@@ -5,6 +5,7 @@ import { acquireLease } from "./acquire.ts";
 import { type EtcdApi, openEtcdApi } from "./api.ts";
 import type { EtcdStoreOptions } from "./context.ts";
 import { leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
+import { readNodeEntry } from "./node-entry.ts";
 import { releaseLease, renewLease, signOff } from "./renew.ts";
 import { watchLeases } from "./watch.ts";
 
@@ -34,6 +35,11 @@ export function openEtcdStore(options: EtcdStoreOptions): Store {
     renew: async (request, stop) => renewLease(await api.context(stop), request, stop),
 
     signOff: async (publicIp, node, stop) => signOff(await api.context(stop), { publicIp, node }, stop),
+
+    attests: async (publicIp, node, stop) => {
+      const { holder } = await readNodeEntry(await api.context(stop), publicIp, stop);
+      return holder?.id === node.id;
+    },
 
     release: async (lease, stop) => releaseLease(await api.context(stop), lease, stop),
 

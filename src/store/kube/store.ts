@@ -134,6 +134,9 @@ export function openKubeStore(options: KubeStoreOptions): Store {
     /** The node's name says who we are: nobody else may have it, so there is nothing to take back. */
     async signOff() {},
 
+    /** The node's name says it, which nobody can take away. */
+    attests: async () => true,
+
     async release({ subnets }, stop) {
       const node = await context.ownNode(stop);
       if (node === undefined) return;

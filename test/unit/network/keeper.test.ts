@@ -84,6 +84,27 @@ function bench(options: { onConflict?: KeeperContext["onConflict"] } = {}) {
 }
 
 describe("keeper", () => {
+  test("between renewals it looks whether the store still says who we are, and renews where not", async () => {
+    const { clock, calls, context, running, open } = bench();
+    const answers: (boolean | FlannelError)[] = [true, unreachable, false, true];
+    let asked = 0;
+    const attests = async () => {
+      const answer = answers[Math.min(asked++, answers.length - 1)];
+      if (answer instanceof FlannelError) throw answer;
+      return answer ?? true;
+    };
+    const store = { ...context.store, attests };
+    Object.assign(context, { store });
+    await running(await open(), async () => {
+      await clock.advance(89_999);
+      expect([asked, calls]).toEqual([2, ["acquire"]]);
+      await clock.advance(1);
+      expect([asked, calls]).toEqual([3, ["acquire", "renew 10.5.1.0-24"]]);
+      await clock.advance(3_600_000);
+      expect(calls).toHaveLength(2);
+    });
+  });
+
   test("renews before the margin, not earlier, for as long as it runs", async () => {
     const { clock, calls, changes, running, open } = bench();
     await running(await open(), async () => {
