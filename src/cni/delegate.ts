@@ -62,11 +62,13 @@ export async function addDelegate(call: Omit<DelegateCall, "command">): Promise<
   );
 }
 
-/** Whether the plugin knows the specification's version 1.1.0, and with it GC and STATUS. */
-export async function delegateKnowsStatus(call: Omit<DelegateCall, "command">): Promise<boolean> {
+/** Versions of the specification that the plugin knows; undefined where it does not say. */
+export async function delegateVersions(
+  call: Omit<DelegateCall, "command">,
+): Promise<readonly unknown[] | undefined> {
   const answer = await callDelegate({ ...call, command: "VERSION" }).catch(() => "");
   const versions = parsedObject(answer)?.["supportedVersions"];
-  return Array.isArray(versions) && versions.includes("1.1.0");
+  return Array.isArray(versions) ? versions : undefined;
 }
 
 /** @throws CniError 7, 999 */

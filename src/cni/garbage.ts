@@ -1,6 +1,6 @@
 import { type Call, type Environment, isIdentifier } from "./call.ts";
 import type { Attachment, CniConfig } from "./config.ts";
-import { callDelegate, delegateKnowsStatus } from "./delegate.ts";
+import { callDelegate, delegateVersions } from "./delegate.ts";
 import { delegateConfig } from "./delegate-config.ts";
 import { CniError, cniErrors } from "./error.ts";
 import { listState, removeState } from "./state.ts";
@@ -67,5 +67,6 @@ async function passOn(config: CniConfig, call: Call, env: Environment): Promise<
     ifname: interfaceName,
   }));
   const asked = { config: { ...delegate, "cni.dev/valid-attachments": attachments }, env, path: call.path };
-  if (await delegateKnowsStatus(asked)) await callDelegate({ ...asked, command: "GC" });
+  const versions = await delegateVersions(asked);
+  if (versions?.includes(config.version)) await callDelegate({ ...asked, command: "GC" });
 }

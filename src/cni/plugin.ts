@@ -3,7 +3,7 @@ import { print } from "../base/print.ts";
 import { version } from "../version.ts";
 import { type Call, type Environment, parseCall } from "./call.ts";
 import { type CniConfig, type JsonObject, parseCniConfig } from "./config.ts";
-import { addDelegate, callDelegate, delegateKnowsStatus, findPlugin } from "./delegate.ts";
+import { addDelegate, callDelegate, delegateVersions, findPlugin } from "./delegate.ts";
 import { delegateConfig, sortedJson } from "./delegate-config.ts";
 import { CniError, cniErrors, cniErrorText } from "./error.ts";
 import { collectGarbage } from "./garbage.ts";
@@ -104,7 +104,7 @@ async function remove({ call, config, env }: Context): Promise<void> {
   if (isOwn) removeState(state);
 }
 
-/** @throws CniError 50 where an ADD would fail; what the delegate says */
+/** @throws CniError 50 where an ADD would fail; what a delegate says that can be asked */
 async function status({ call, config, env }: Context): Promise<void> {
   let delegate: JsonObject;
   try {
@@ -115,7 +115,16 @@ async function status({ call, config, env }: Context): Promise<void> {
     throw new CniError(cniErrors.notAvailable, error.message, error.details);
   }
   const asked = { config: delegate, env, path: call.path };
-  if (await delegateKnowsStatus(asked)) await callDelegate({ ...asked, command: "STATUS" });
+  const versions = await delegateVersions(asked);
+  if (versions === undefined) return;
+  if (!versions.includes(config.version)) {
+    throw new CniError(
+      cniErrors.notAvailable,
+      `${String(delegate["type"])} does not know CNI version ${config.version}`,
+      `It knows ${versions.join(", ").slice(0, 200)}: let the configuration say one of these, or install newer plugins`,
+    );
+  }
+  await callDelegate({ ...asked, command: "STATUS" });
 }
 
 /** The delegate would turn the host's own devices inside out. @throws CniError 8 */

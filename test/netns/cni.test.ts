@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { inside, type LabHost, switchAddress } from "../../src/demo/lab.ts";
+import { inside, type LabHost, openNamespaces, switchAddress } from "../../src/demo/lab.ts";
 import { runProgram, tryProgram } from "../../src/demo/process.ts";
 import {
   type CniAnswer,
@@ -297,6 +297,66 @@ describe.skipIf(refused !== undefined)("cni", () => {
   }, 120_000);
 });
 
+const ipv4 = "FLANNEL_NETWORK=10.99.0.0/16\nFLANNEL_SUBNET=10.99.5.1/24\n";
+const ipv6 = "FLANNEL_IPV6_NETWORK=fd00:99::/48\nFLANNEL_IPV6_SUBNET=fd00:99:0:5::1/64\n";
+const rest = "FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+
+describe.skipIf(refused !== undefined)("ADD and DEL by bridge and host-local", () => {
+  /** The addresses that a result has, whatever its version. */
+  const addressesOf = (output: string): string[] => {
+    const { ips, ip4, ip6 } = JSON.parse(output) as Record<string, unknown>;
+    const old = [ip4, ip6].filter((one) => one !== undefined).map((one) => (one as { ip: string }).ip);
+    return Array.isArray(ips) ? ips.map(({ address }: { address: string }) => address) : old;
+  };
+
+  test.each<[string, string | undefined, string, string[]]>([
+    ["IPv4", "1.0.0", ipv4 + rest, ["10.99.5.2/24"]],
+    ["two networks", "1.0.0", ipv4.replace("/16", "/16,10.98.0.0/16") + rest, ["10.99.5.2/24"]],
+    ["IPv6", "1.0.0", ipv6 + rest, ["fd00:99:0:5::2/64"]],
+    ["both", "1.0.0", ipv4 + ipv6 + rest, ["10.99.5.2/24", "fd00:99:0:5::2/64"]],
+    ["both", "0.4.0", ipv4 + ipv6 + rest, ["10.99.5.2/24", "fd00:99:0:5::2/64"]],
+    ["both", "0.3.1", ipv4 + ipv6 + rest, ["10.99.5.2/24", "fd00:99:0:5::2/64"]],
+    ["both", "0.3.0", ipv4 + ipv6 + rest, ["10.99.5.2/24", "fd00:99:0:5::2/64"]],
+    ["both", "0.2.0", ipv4 + ipv6 + rest, ["10.99.5.2/24", "fd00:99:0:5::2/64"]],
+    ["both", "0.1.0", ipv4 + ipv6 + rest, ["10.99.5.2/24", "fd00:99:0:5::2/64"]],
+    ["IPv4", undefined, ipv4 + rest, ["10.99.5.2/24"]],
+  ])(
+    "%s, version %s: the state is there from ADD to DEL, which may be repeated",
+    async (_name, cniVersion, env, expected) => {
+      await using namespaces = await openNamespaces("cni");
+      const { directory } = namespaces;
+      const namespace = await namespaces.add("host");
+      const pod = await namespaces.add("pod");
+      symlinkSync(binary, join(directory, "flannel"));
+      writeFileSync(join(directory, "subnet.env"), env);
+      const config = JSON.stringify({
+        name: "net",
+        ...(cniVersion !== undefined && { cniVersion }),
+        type: "flannel",
+        subnetFile: join(directory, "subnet.env"),
+        dataDir: join(directory, "data"),
+        ipam: { dataDir: join(directory, "ipam") },
+      });
+      const run = (command: string) =>
+        runCniPlugin(
+          join(directory, "flannel"),
+          { command, containerId: "pod1", netns: `/run/netns/${pod}` },
+          config,
+          { namespace, path: [stockPlugins] },
+        );
+      const added = await run("ADD");
+      expect(added.code).toBe(0);
+      expect(addressesOf(added.output)).toEqual(expected);
+      const state = JSON.parse(readFileSync(join(directory, "data/pod1"), "utf8")) as Record<string, unknown>;
+      expect(state).toMatchObject({ type: "bridge", mtu: 1450, ipMasq: false, name: "net" });
+      expect(state["cniVersion"]).toBe(cniVersion);
+      for (let times = 0; times < 2; times++) expect(await run("DEL")).toMatchObject({ code: 0, output: "" });
+      expect(readdirSync(join(directory, "data"))).toEqual([]);
+      expect(JSON.parse(await inside(namespace, ["ip", "-j", "link", "show", "master", "cni0"]))).toEqual([]);
+    },
+  );
+});
+
 describe.skipIf(!existsSync(binary))("the program as a plugin", () => {
   let directory = "";
   beforeEach(() => {
@@ -367,6 +427,44 @@ describe.skipIf(!existsSync(binary))("the program as a plugin", () => {
       errors:
         '{"cniVersion":"1.0.0","ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.1.17.0/24"}]],"routes":[{"dst":"10.1.0.0/16"}],"type":"host-local"},"isGateway":true,"mtu":1472,"name":"net","type":"bridge"}\nnoise\n',
     });
+  });
+
+  test("told to end it ends the delegate, and says so", async () => {
+    const bin = join(directory, "bin");
+    mkdirSync(bin);
+    const started = join(directory, "started");
+    writeFileSync(
+      join(bin, "bridge"),
+      `#!/bin/sh\necho $$ > ${started}.new; mv ${started}.new ${started}\nsleep 1000\n`,
+      {
+        mode: 0o755,
+      },
+    );
+    writeFileSync(join(directory, "subnet.env"), ipv4 + rest);
+    const child = Bun.spawn([program()], {
+      env: {
+        CNI_COMMAND: "ADD",
+        CNI_CONTAINERID: "pod1",
+        CNI_IFNAME: "eth0",
+        CNI_NETNS: "/run/netns/none",
+        CNI_PATH: bin,
+        PATH: process.env["PATH"] ?? "",
+      },
+      stdin: Buffer.from(input()),
+      stdout: "pipe",
+      stderr: "ignore",
+    });
+    for (let tries = 0; tries < 400 && !existsSync(started); tries++) await Bun.sleep(25);
+    const pid = Number(readFileSync(started, "utf8"));
+    child.kill("SIGTERM");
+    expect(JSON.parse(await new Response(child.stdout).text())).toMatchObject({
+      code: 999,
+      msg: "failed to delegate add: bridge was stopped, as this plugin was told to end",
+    });
+    expect(await child.exited).toBe(1);
+    expect(existsSync(`/proc/${pid}`)).toBe(false);
+    // What was kept is there for the DEL that follows.
+    expect(readdirSync(join(directory, "data"))).toEqual(["pod1"]);
   });
 
   test("install cni knows the compiled program", async () => {

@@ -142,15 +142,27 @@ describe("the life of an attachment", () => {
 });
 
 describe("STATUS", () => {
-  test("is well where an ADD would have what it needs; a delegate of the same age is asked", async () => {
-    bench.delegate("bridge", `[ "$CNI_COMMAND" != VERSION ] || echo '{"supportedVersions":["1.0.0"]}'`);
-    expect(await bench.call("STATUS", { cniVersion: "1.1.0" })).toBe("");
-    expect(bench.calls().map(({ line }) => line.split(" ")[1])).toEqual(["VERSION"]);
+  const versions = (list: string, rest = "true") =>
     bench.delegate(
       "bridge",
-      `if [ "$CNI_COMMAND" = VERSION ]; then echo '{"supportedVersions":["1.1.0"]}'; else echo '{"code":51,"msg":"low"}'; exit 1; fi`,
+      `if [ "$CNI_COMMAND" = VERSION ]; then echo '{"supportedVersions":["1.0.0"${list}]}'; else ${rest}; fi`,
     );
+
+  test("is well where an ADD would have what it needs and the delegate, which is asked too, says so", async () => {
+    versions(',"1.1.0"');
+    expect(await bench.call("STATUS", { cniVersion: "1.1.0" })).toBe("");
+    expect(bench.calls().map(({ line }) => line.split(" ")[1])).toEqual(["VERSION", "STATUS"]);
+    versions(',"1.1.0"', `echo '{"code":51,"msg":"low"}'; exit 1`);
     expect(await failure(bench.call("STATUS", { cniVersion: "1.1.0" }))).toEqual({ code: 51, msg: "low" });
+  });
+
+  test("is 50 with a delegate that does not know the configuration's version", async () => {
+    versions("");
+    expect(await failure(bench.call("STATUS", { cniVersion: "1.1.0" }))).toEqual({
+      code: 50,
+      msg: "bridge does not know CNI version 1.1.0",
+      details: "It knows 1.0.0: let the configuration say one of these, or install newer plugins",
+    });
   });
 
   test("is 50 without subnet.env and without the delegate", async () => {
