@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { mkdirSync, symlinkSync } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { inside, type LabHost } from "../../src/demo/lab.ts";
 import { openTestOverlay, overlayRefused, type TestOverlay } from "../support/overlay.ts";
@@ -194,6 +194,53 @@ describe.skipIf(refused !== undefined)("firewall beside others", () => {
       expect(await theirs()).toBe(before);
       expect(await inside(host.namespace, [`${tool}-save`])).not.toContain("FLANNEL");
       expect(await inside(host.namespace, ["nft", "list", "tables"])).not.toContain("flannel");
+    },
+  );
+
+  test.each(variants)(
+    "%s: watched without starting a program; one is started when there is something to repair",
+    async (variant) => {
+      open = await openTestOverlay(1);
+      const net = open;
+      await net.etcd(
+        "put",
+        "/coreos.com/network/config",
+        '{"Network":"10.99.0.0/16","Backend":{"Type":"vxlan"}}',
+      );
+      const [host] = net.lab.hosts;
+      if (host === undefined) throw new Error("no host");
+      const tool = variant === "nftables" ? "iptables-nft" : variant;
+      const [bin, calls] = [join(net.lab.directory, "bin"), join(net.lab.directory, "calls")];
+      mkdirSync(bin);
+      const programs = {
+        nft: "nft",
+        iptables: tool,
+        "iptables-save": `${tool}-save`,
+        "iptables-restore": `${tool}-restore`,
+      };
+      for (const [name, real] of Object.entries(programs)) {
+        const script = `#!/bin/sh\necho "${name} $*" >> ${calls}\nexec ${Bun.which(real)} "$@"\n`;
+        writeFileSync(join(bin, name), script, { mode: 0o755 });
+      }
+      const daemon = net.startDaemon(host, {
+        engine: "userspace",
+        host: `ip_masq = true\nfirewall = "${variant === "nftables" ? "nftables" : "iptables"}"`,
+        env: { PATH: `${bin}:${process.env["PATH"]}` },
+      });
+      await daemon.ready(0);
+      const called = () => readFileSync(calls, "utf8");
+      for (let last = ""; last !== called(); await Bun.sleep(500)) last = called();
+      const before = called();
+      expect(before).not.toBe("");
+      await Bun.sleep(6_000); // flannel looks every five seconds
+      expect(called()).toBe(before);
+      const ours =
+        variant === "nftables" ? ["nft", "delete", "table", "ip", "flannel-lite"] : [tool, "-t", "nat", "-F"];
+      await inside(host.namespace, ours);
+      for (let tries = 0; tries < 200 && (await daemon.report()).firewall?.repairs === 0; tries++)
+        await Bun.sleep(50);
+      expect((await daemon.report()).firewall?.repairs).toBe(1);
+      expect(called().length).toBeGreaterThan(before.length);
     },
   );
 });
