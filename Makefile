@@ -28,7 +28,7 @@ build: $(BINARY) ## compile dist/flannel-lite (the default)
 
 .PHONY: demo
 demo: ## build, then join three hosts in network namespaces and measure every pair (DEMO_ARGS="...")
-	@$(MAKE) --no-print-directory $(BINARY) $(ETCD) >&2
+	@$(MAKE) --no-print-directory $(BINARY) $(if $(findstring etcd,$(DEMO_ARGS)),$(ETCD)) >&2
 	@$(call need,ping,iputils-ping) >&2
 	@$(call need,ip,iproute2) >&2
 	@$(SUDO) $(BINARY) demo $(DEMO_ARGS)

@@ -6,6 +6,7 @@ import { cleanup } from "./cleanup.ts";
 import { type Command, jsonFlag } from "./command.ts";
 import { dockerOpts, dockerOptsProgram } from "./docker-opts.ts";
 import { type DemoEngine, demo, demoEngines } from "./demo.ts";
+import { type DemoStore, demoStores } from "../demo/store.ts";
 import { install } from "./install.ts";
 import { leases, leasesFlags, leasesWords } from "./leases.ts";
 import { network, networkFlags, networkWords } from "./network.ts";
@@ -119,12 +120,22 @@ export const commands: readonly Command[] = [
         isBool: false,
         doc: `Engine of each host, comma list of ${demoEngines.join(", ")}.`,
       },
+      {
+        name: "store",
+        isBool: false,
+        doc: `Where leases are kept: ${demoStores.join(" (the default) or ")}.`,
+      },
       { name: "hold", isBool: true, doc: "Keep everything running until Ctrl-C." },
     ],
     async run({ loaded, stop }) {
       const engines = demoHosts(loaded.commandFlags.get("nodes"), loaded.commandFlags.get("engines"));
       const { output, ok } = await demo(
-        { engines, json: isSet(loaded, "json"), hold: isSet(loaded, "hold") },
+        {
+          engines,
+          store: demoStore(loaded.commandFlags.get("store")),
+          json: isSet(loaded, "json"),
+          hold: isSet(loaded, "hold"),
+        },
         stop,
       );
       return { output, exitCode: ok ? 0 : 1 };
@@ -165,6 +176,14 @@ function demoHosts(nodesText: string | undefined, enginesText: string | undefine
     { length: nodes },
     (_, at) => demoEngines.find((engine) => engine === names[at]) ?? "auto",
   );
+}
+
+/** @throws FlannelError `config/invalid` */
+function demoStore(text: string = demoStores[0]): DemoStore {
+  const store = demoStores.find((name) => name === text);
+  if (store === undefined)
+    throw usage(`-store: ${JSON.stringify(text)} is neither of ${demoStores.join(", ")}`);
+  return store;
 }
 
 function usage(message: string): FlannelError {

@@ -2,9 +2,9 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { systemClock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
-import { startEtcd } from "../demo/etcd.ts";
 import { inside, type Lab, type LabHost, openLab } from "../demo/lab.ts";
 import { type Child, linesOf, tryProgram } from "../demo/process.ts";
+import { type DemoStore, type LabStore, startStore } from "../demo/store.ts";
 import type { TransferResult } from "../demo/transfer.ts";
 import { readReport } from "../status/admin-socket.ts";
 import type { StatusReport } from "../status/report.ts";
@@ -17,6 +17,8 @@ export type DemoEngine = (typeof demoEngines)[number];
 export interface DemoOptions {
   /** One host each. */
   readonly engines: readonly DemoEngine[];
+  /** Where they keep their leases. */
+  readonly store: DemoStore;
   readonly json: boolean;
   /** Leave everything running after the measurements until a signal comes. */
   readonly hold: boolean;
@@ -63,11 +65,12 @@ export async function demo(
   stop: AbortSignal,
 ): Promise<{ output: string; ok: boolean }> {
   requireRoot("demo");
-  const { engines, json, hold } = options;
+  const { engines, store: kind, json, hold } = options;
   say(`making ${engines.length} hosts in network namespaces`);
   await using lab = await openLab("demo", engines.length);
-  const { endpoint } = startEtcd(lab);
-  const hosts = engines.map((engine, at) => startHost(lab, lab.hosts[at], engine, endpoint));
+  say(`starting ${kind === "etcd" ? "etcd" : "the embedded lease store"}`);
+  const store = await startStore(lab, kind, { Network: overlayNetwork, Backend: { Type: "vxlan" } });
+  const hosts = engines.map((engine, at) => startHost(lab, { host: lab.hosts[at], engine, store }));
   say("waiting until every host is ready");
   const reports = await Promise.all(hosts.map((host) => waitReady(host, engines.length - 1, stop)));
 
@@ -81,9 +84,7 @@ export async function demo(
   }
   if (hold && !stop.aborted) {
     say(`holding; look around with: ip netns exec ${lab.hosts[0]?.namespace} ip route`);
-    say(
-      `and: ip netns exec ${lab.switchNamespace} etcdctl --endpoints ${endpoint} get --prefix /coreos.com/network`,
-    );
+    say(`and: ip netns exec ${lab.switchNamespace} ${process.execPath} leases ${store.adminFlags.join(" ")}`);
     say("Ctrl-C ends it");
     await new Promise<void>((resolve) => stop.addEventListener("abort", () => resolve()));
   }
@@ -95,7 +96,13 @@ export async function demo(
   return { output, ok };
 }
 
-function startHost(lab: Lab, host: LabHost | undefined, engine: DemoEngine, endpoint: string): DemoHost {
+interface HostRequest {
+  readonly host: LabHost | undefined;
+  readonly engine: DemoEngine;
+  readonly store: LabStore;
+}
+
+function startHost(lab: Lab, { host, engine, store }: HostRequest): DemoHost {
   if (host === undefined) throw new Error("a host is missing");
   const directory = join(lab.directory, `host${host.number}`);
   mkdirSync(directory, { mode: 0o700 });
@@ -106,10 +113,7 @@ function startHost(lab: Lab, host: LabHost | undefined, engine: DemoEngine, endp
     `[uplink]
 interface = ["eth0"]
 [store.etcd]
-endpoints = ["${endpoint}"]
-[network]
-Network = "${overlayNetwork}"
-Backend = { Type = "vxlan" }
+${store.configLines(host.address).join("\n")}
 [datapath]
 engine = "${engine}"
 [host]
