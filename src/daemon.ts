@@ -149,7 +149,9 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     openUserspaceEngines({ openEngine: descriptors.open, openTun: addon.openTun }, descriptors.forget),
   );
   const { cafile: ca, certfile: client } = config.store.etcd;
-  const certificates = openCertificateReader({ ca, client });
+  const { type, embedded } = config.store;
+  const server = type === "embedded" ? embedded.certfile : undefined;
+  const certificates = openCertificateReader({ ca, client, server });
   warnOfCertificates(certificates(clock.now()), { log, clock });
   const waiting = () => [...reloader.waiting, ...storeChanges()];
   const report = () =>

@@ -5,11 +5,13 @@ import { readFileSync, statSync } from "node:fs";
 export interface CertificateFiles {
   readonly ca: string | undefined;
   readonly client: string | undefined;
+  /** Of the embedded store, where this host serves it. */
+  readonly server?: string | undefined;
 }
 
 /** One of them, as it is on disk now. */
 export interface CertificateReport {
-  readonly role: "ca" | "client";
+  readonly role: "ca" | "client" | "server";
   readonly path: string;
   /** ISO 8601; null where it cannot be read. */
   readonly expiresAt: string | null;
@@ -37,7 +39,7 @@ export function openCertificateReader(files: CertificateFiles): (now: Date) => C
     return ends;
   };
   return (now) =>
-    (["ca", "client"] as const).flatMap((role): CertificateReport[] => {
+    (["ca", "client", "server"] as const).flatMap((role): CertificateReport[] => {
       const path = files[role];
       if (path === undefined) return [];
       try {

@@ -229,7 +229,7 @@ export const metrics: readonly Metric[] = [
     "gauge",
     "certificate_expiry_timestamp_seconds",
     ["certificate"],
-    "When a certificate for the store expires: the next in its file.",
+    "When a certificate for the store expires, ours as client or server: the next in its file.",
     ({ certificates }) =>
       certificates.flatMap(({ role, expiresAt }) =>
         single(timestamp(expiresAt)).map(({ value }) => ({ labels: { certificate: role }, value })),

@@ -151,6 +151,12 @@ export function statusText(report: StatusReport): string {
   return `${lines.join("\n")}\n`;
 }
 
+const certificateNames = {
+  ca: "CA",
+  client: "client certificate",
+  server: "our store's certificate",
+} as const;
+
 function certificateLine({
   role,
   path,
@@ -158,7 +164,7 @@ function certificateLine({
   remainingDays,
   trouble,
 }: StatusReport["certificates"][number]): string {
-  const start = `tls        ${role === "ca" ? "CA" : "client certificate"} ${path}`;
+  const start = `tls        ${certificateNames[role]} ${path}`;
   if (expiresAt === null || remainingDays === null) return `${start}: trouble: ${trouble}`;
   if (remainingDays < 0) return `${start} EXPIRED ${expiresAt}: renew it`;
   const advice = remainingDays < certificateWarnDays ? ": renew it" : "";

@@ -44,6 +44,9 @@ test("certificates: the end of both files, read again once they change, and what
     "not a regular file",
   );
   expect(openCertificateReader({ ca: undefined, client: undefined })(new Date())).toEqual([]);
+  const own = made.issue("server", { by: "ca", days: 9 });
+  const serving = openCertificateReader({ ca: undefined, client: undefined, server: own.cert });
+  expect(serving(new Date())).toMatchObject([{ role: "server", path: own.cert, trouble: null }]);
 });
 
 test("certificates: of a bundle the next end counts, one that has ended beside its successor does not", () => {
