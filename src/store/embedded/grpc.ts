@@ -62,10 +62,14 @@ export function openGrpcFace(face: FaceContext): GrpcFace {
   const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
   return {
     take(socket, certificate) {
+      const peer = `${socket.remoteAddress}:${socket.remotePort}`;
+      // What an earlier connection from there proved is not this one's.
+      certificates.delete(peer);
       if (certificate !== undefined) {
-        const peer = `${socket.remoteAddress}:${socket.remotePort}`;
         certificates.set(peer, certificate);
-        socket.once("close", () => certificates.delete(peer));
+        socket.once("close", () => {
+          if (certificates.get(peer) === certificate) certificates.delete(peer);
+        });
       }
       injector.injectConnection(socket);
       socket.resume();

@@ -20,6 +20,8 @@ export interface ServerTlsOptions {
   readonly log: Log;
   /** How often the files are looked at. */
   readonly reloadMs?: number;
+  /** How long a client may take for its handshake. */
+  readonly handshakeMsMax?: number;
 }
 
 /** Ends TLS for the listener. */
@@ -29,8 +31,8 @@ export interface ServerTls extends Disposable {
 
 /** Longest PEM file read. */
 const fileBytesMax = 1024 * 1024;
-/** How long a client may take for its handshake. */
-const handshakeMsMax = 15_000;
+/** Handshakes under way; beyond it the oldest gives way. */
+const handshakesMax = 1_024;
 /** From then on the log tells of an end to come, once a day. */
 const expiryWarnDays = 30;
 const dayMs = 24 * 60 * 60 * 1000;
@@ -41,7 +43,7 @@ const dayMs = 24 * 60 * 60 * 1000;
  * @throws FlannelError `store/tls-files` where there is no good set to begin with
  */
 export function openServerTls(options: ServerTlsOptions): ServerTls {
-  const { files, certificateOptional, log, reloadMs = 2_000 } = options;
+  const { files, certificateOptional, log, reloadMs = 2_000, handshakeMsMax = 15_000 } = options;
   let stamp = stampOf(files);
   let context = load(files);
   let complained = "";
@@ -76,6 +78,7 @@ export function openServerTls(options: ServerTlsOptions): ServerTls {
   timer.unref();
   return {
     createServer(accept) {
+      const shaking = new Set<Socket>();
       const server = createServer(
         {
           ...context,
@@ -89,13 +92,22 @@ export function openServerTls(options: ServerTlsOptions): ServerTls {
           keepAlive: true,
         },
         (socket) => {
+          shaking.delete(socket);
           const certificate = certificateOf(socket);
           // A certificate that is not believed is no reason to go on as if there were none.
           if (certificate === "untrusted") socket.destroy();
           else accept(socket, certificate);
         },
       );
+      server.on("connection", (socket: Socket) => {
+        shaking.add(socket);
+        socket.once("close", () => shaking.delete(socket));
+        const [oldest] = shaking;
+        if (shaking.size > handshakesMax) oldest?.destroy();
+      });
       server.on("tlsClientError", (error: Error, socket: Socket) => {
+        // The runtime tells of a handshake that takes too long, and leaves the connection there.
+        socket.destroy();
         log.debug("a client of the lease store was refused", {
           peer: socket.remoteAddress,
           reason: error.message,
