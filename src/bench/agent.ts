@@ -1,9 +1,11 @@
 import { createSocket } from "node:dgram";
 import { readFileSync, writeSync } from "node:fs";
 import { systemClock } from "../base/clock.ts";
+import { FlannelError } from "../base/error.ts";
 import { openAddon, openBenchTools } from "../native/addon.ts";
 import type { EngineOptions, ForwardingTable } from "../native/ports.ts";
 import { medianOf } from "./statistics.ts";
+import { measureStore } from "./store-agent.ts";
 
 /** What a `bench-engine` is started with, as a file. */
 export interface EngineSetup {
@@ -29,6 +31,22 @@ export const benchAgents: Readonly<Record<string, (args: readonly string[]) => P
     } finally {
       engine.close();
     }
+  },
+  /** Measures a store, prints what it found, and leaves its watchers there until SIGTERM. */
+  "bench-store": async ([endpoint = "", seconds = ""]) => {
+    print("ready");
+    const { sample, close } = await measureStore(endpoint, Number(seconds));
+    print(JSON.stringify(sample));
+    await ended();
+    close();
+  },
+  /** Fails unless a store answers. */
+  "bench-store-health": async ([endpoint = ""]) => {
+    const { status } = await fetch(`${endpoint}/health`, {
+      proxy: false as const,
+      signal: AbortSignal.timeout(2_000),
+    });
+    if (status !== 200) throw new FlannelError("bench/store", "the store is not well", { status });
   },
   "bench-count": async ([port = "", firstMs = "", idleMs = ""]) => {
     const counter = openBenchTools().openCounter(Number(port));

@@ -199,6 +199,10 @@ const method = [
   "- `from-kernel`: the sender is a kernel's device without outer checksum; `from-kernel-checksum`: with.",
   "- Control plane: a daemon on etcd that finds so many leases. `lease-to-packet`: from a new lease in etcd to the",
   "  first packet at its host; `table-swap`: handing the engine its whole table; `idle-rss`: all of the daemon's memory.",
+  "- `store-…`: the embedded store against a real etcd of one member on the same disk, by one client over etcd's JSON",
+  "  gateway, which is what our daemons speak: medians of one put, range of 1,000 keys or transaction of two puts after",
+  "  the other; with 500 watchers the time from a put until all have its event, the events delivered a second while puts",
+  "  follow each other, and the server's resident memory just then. Each round begins with empty stores.",
   "- `vs-…`: our engine at both ends against that program at both ends. wireguard-go encrypts; tinc and flannel's udp",
   "  backend as set up here do not, and neither does VXLAN.",
 ];

@@ -76,7 +76,8 @@ export interface Run {
 /** A measured line. Further members than the first six are for people. */
 export interface Row {
   readonly name: string;
-  readonly mode: Mode;
+  /** What the link does; `store` where none is measured. */
+  readonly mode: Mode | "store";
   /** Median of the rounds' ratios, and their range. */
   readonly ratio: number;
   readonly min: number;
@@ -155,6 +156,6 @@ export function rowOf(spec: RowSpec, mode: Mode, runs: readonly Run[]): Row | un
 }
 
 /** Three significant digits below 1, three decimals above. */
-function rounded(value: number): number {
+export function rounded(value: number): number {
   return Number(value.toPrecision(value < 1 ? 3 : 5));
 }

@@ -8,6 +8,7 @@ import { modes } from "../bench/mode.ts";
 import { plotRatios } from "../bench/plot.ts";
 import { type Report, reportJson, reportMarkdown, reportText } from "../bench/report.ts";
 import { interopRowSpecs, rowSpecs } from "../bench/row.ts";
+import { benchStore, storeRowNames } from "../bench/store.ts";
 import type { CommandFlag } from "../config/load.ts";
 import { jsonFlag } from "./command.ts";
 import { requireRoot } from "./run.ts";
@@ -20,7 +21,11 @@ export const benchFlags: readonly CommandFlag[] = [
     isBool: false,
     doc: `What the link does: comma list of ${modes.join(", ")}; without it wire, and interoperation in all.`,
   },
-  { name: "rows", isBool: false, doc: "Comma list of rows; without it all, and the control plane." },
+  {
+    name: "rows",
+    isBool: false,
+    doc: "Comma list of rows, one of store-… for all of the store; without it all, and the control plane.",
+  },
   { name: "rounds", isBool: false, doc: "How often everything is measured, 1 to 100." },
   { name: "seconds", isBool: false, doc: "Duration of one run, 0.1 to 60; TCP takes whole seconds." },
   { name: "write-docs", isBool: false, doc: "Also write README.md and bench.svg into this directory." },
@@ -28,8 +33,8 @@ export const benchFlags: readonly CommandFlag[] = [
 
 /** Interoperation is a row of facts, not of goals: fewer rounds do. */
 const interopRounds = 5;
-const full = { rounds: 7, seconds: 2, leases: [1, 100, 1_000, 10_000] };
-const quick = { rounds: 3, seconds: 0.5, leases: [1, 1_000] };
+const full = { rounds: 7, seconds: 2, leases: [1, 100, 1_000, 10_000], store: { rounds: 3, seconds: 1 } };
+const quick = { rounds: 3, seconds: 0.5, leases: [1, 1_000], store: { rounds: 1, seconds: 0.3 } };
 
 /**
  * Measures our engines against the kernel's and others'. Progress goes to standard error.
@@ -56,9 +61,18 @@ async function measureAll(
 ): Promise<{ output: string }> {
   const machine = await describeMachine(stop);
   const control = await controlPlane(options.leases, stop);
+  const store = await storeRows(options.store, stop);
   const packets = await benchPackets(options, { say, stop });
-  const skipped = [...packets.skipped, ...control.skipped];
-  const report: Report = { ...packets, skipped, facts: control.facts, machine, seconds: options.seconds };
+  const skipped = [...packets.skipped, ...control.skipped, ...store.skipped];
+  const rows = [...packets.rows, ...store.rows];
+  const report: Report = {
+    ...packets,
+    rows,
+    skipped,
+    facts: control.facts,
+    machine,
+    seconds: options.seconds,
+  };
   const directory = flags.get("write-docs");
   if (directory !== undefined) {
     mkdirSync(directory, { recursive: true });
@@ -85,21 +99,34 @@ async function controlPlane(
   }
 }
 
+/** As {@link controlPlane}: etcd may be missing. */
+async function storeRows(
+  options: { readonly rounds: number; readonly seconds: number } | undefined,
+  stop: AbortSignal,
+): Promise<Pick<Report, "rows" | "skipped">> {
+  if (options === undefined) return { rows: [], skipped: [] };
+  try {
+    return { rows: await benchStore(options, { say, stop }), skipped: [] };
+  } catch (error) {
+    if (stop.aborted || !(error instanceof FlannelError)) throw error;
+    return { rows: [], skipped: [{ name: "store", reason: errorText(error) }] };
+  }
+}
+
 /** @throws FlannelError `config/invalid` */
-export function benchOptions(
-  flags: ReadonlyMap<string, string>,
-): BenchOptions & { readonly leases: readonly number[] } {
+export function benchOptions(flags: ReadonlyMap<string, string>): BenchOptions & {
+  readonly leases: readonly number[];
+  readonly store: { readonly rounds: number; readonly seconds: number } | undefined;
+} {
   const isQuick = flags.get("quick") === "true";
   const defaults = isQuick ? quick : full;
   const isChosen = (flags.get("rows") ?? "") !== "";
   const isWhole = !isQuick && !isChosen && !flags.has("mode");
   const known = [...rowSpecs, ...interopRowSpecs];
   const rows = isChosen
-    ? listed(
-        flags.get("rows"),
-        "rows",
-        known.map(({ name }) => name),
-      ).flatMap((name) => known.filter((row) => row.name === name))
+    ? listed(flags.get("rows"), "rows", [...known.map(({ name }) => name), ...storeRowNames]).flatMap(
+        (name) => known.filter((row) => row.name === name),
+      )
     : rowSpecs;
   const rounds = numberOf(flags.get("rounds"), {
     flag: "rounds",
@@ -111,8 +138,12 @@ export function benchOptions(
   const chosenModes = listed(flags.get("mode") ?? "wire", "mode", modes);
   return {
     leases: isChosen ? [] : defaults.leases,
+    store:
+      !isChosen || storeRowNames.some((name) => flags.get("rows")?.split(",").includes(name))
+        ? defaults.store
+        : undefined,
     passes: [
-      ...chosenModes.map((mode) => ({ mode, rows, rounds })),
+      ...(rows.length === 0 ? [] : chosenModes.map((mode) => ({ mode, rows, rounds }))),
       ...(isWhole ? interopPasses(rounds) : []),
     ],
     seconds: numberOf(flags.get("seconds"), {

@@ -59,6 +59,24 @@ describe.skipIf(refused !== undefined)("bench", () => {
     }
   }, 120_000);
 
+  test("the embedded store is measured beside a real etcd, with all watchers served, and nothing is left", async () => {
+    child = start([binary, "bench", "--quick", "--json", "--rows", "store-put/embedded"]);
+    const output = await new Response(child.output).text();
+    expect({ code: await child.exited, errors: child.errorTail() }).toMatchObject({ code: 0 });
+    const { rows, skipped } = JSON.parse(output) as Report;
+    expect(skipped).toEqual([]);
+    expect(rows.map(({ name, of, against, mode }) => [name, of, against, mode])).toEqual(
+      ["put", "range1000", "txn", "fanout-delay", "fanout-rate", "memory"].map((name) => [
+        `store-${name}/embedded`,
+        "embedded",
+        "etcd",
+        "store",
+      ]),
+    );
+    for (const { ratio, value, base } of rows) expect(Math.min(ratio, value, base)).toBeGreaterThan(0);
+    expect(leftovers(child.pid)).toEqual([]);
+  }, 120_000);
+
   test("SIGINT in the middle of a run ends it with an error and leaves nothing", async () => {
     child = start([binary, "bench", "--rows", "rtt/default", "--rounds", "1", "--seconds", "30"]);
     while (!child.errorTail().includes("round 1 of 1")) await Bun.sleep(20);

@@ -165,6 +165,20 @@ describe("bench flags", () => {
     });
   });
 
+  test("the stores are measured unless other rows were chosen, by themselves where only theirs were", () => {
+    expect(options().store).toEqual({ rounds: 3, seconds: 1 });
+    expect(options({ rows: "rtt/default" }).store).toBeUndefined();
+    expect(options({ rows: "store-put/embedded", quick: "true" })).toMatchObject({
+      store: { rounds: 1 },
+      passes: [],
+      leases: [],
+    });
+    expect(options({ rows: "rtt/default,store-txn/embedded" })).toMatchObject({
+      store: { rounds: 3 },
+      passes: [{ rows: [{ name: "rtt/default" }] }],
+    });
+  });
+
   test("interoperation is measured in every mode, unless something was chosen", () => {
     expect(options().passes.map(({ mode }) => mode)).toEqual([...modes]);
     expect(
