@@ -31,8 +31,6 @@ export interface ServerTls extends Disposable {
 
 /** Longest PEM file read. */
 const fileBytesMax = 1024 * 1024;
-/** Handshakes under way; beyond it the oldest gives way. */
-const handshakesMax = 1_024;
 /** From then on the log tells of an end to come, once a day. */
 const expiryWarnDays = 30;
 const dayMs = 24 * 60 * 60 * 1000;
@@ -87,7 +85,6 @@ export function openServerTls(options: ServerTlsOptions): ServerTls {
           ALPNProtocols: ["http/1.1", "h2"],
           requestCert: files.clientCaFile !== undefined,
           rejectUnauthorized: !certificateOptional,
-          handshakeTimeout: handshakeMsMax,
           noDelay: true,
           keepAlive: true,
         },
@@ -101,12 +98,16 @@ export function openServerTls(options: ServerTlsOptions): ServerTls {
       );
       server.on("connection", (socket: Socket) => {
         shaking.add(socket);
-        socket.once("close", () => shaking.delete(socket));
-        const [oldest] = shaking;
-        if (shaking.size > handshakesMax) oldest?.destroy();
+        // The runtime's own limit tells of the delay and leaves the connection there.
+        const timer = setTimeout(() => {
+          if (shaking.has(socket)) socket.destroy();
+        }, handshakeMsMax);
+        socket.once("close", () => {
+          clearTimeout(timer);
+          shaking.delete(socket);
+        });
       });
       server.on("tlsClientError", (error: Error, socket: Socket) => {
-        // The runtime tells of a handshake that takes too long, and leaves the connection there.
         socket.destroy();
         log.debug("a client of the lease store was refused", {
           peer: socket.remoteAddress,
