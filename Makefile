@@ -82,14 +82,15 @@ soak: $(BINARY) $(ETCD) ## traffic, churn and faults for SOAK_MINUTES (30), the 
 
 # The programs that suites of test/interop/run.ts need, by path.
 FLANNELD_BIN ?=
+FLANNEL_CNI_BIN ?=
 
 .PHONY: interop
-interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make interop FLANNELD_BIN=/path/to/flanneld
+interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make interop FLANNELD_BIN=/path/to/flanneld FLANNEL_CNI_BIN=...
 	@$(call need,ping,iputils-ping)
 	@$(call need,ip,iproute2)
 	@$(call need,iptables-legacy,iptables)
 	@$(call need,nft,nftables)
-	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" $(BUN) test/interop/run.ts
+	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" "FLANNEL_CNI_BIN=$(FLANNEL_CNI_BIN)" $(BUN) test/interop/run.ts
 
 .PHONY: check
 check: $(BINARY) ## formatting, types and lints of both languages

@@ -22,6 +22,11 @@ const suites: readonly Suite[] = [
     variable: "FLANNELD_BIN",
     needs: "a flanneld for amd64, built with cgo as the releases are: others have no udp backend",
   },
+  {
+    file: "cni.test.ts",
+    variable: "FLANNEL_CNI_BIN",
+    needs: "flannel's CNI plugin",
+  },
 ];
 
 const named = suites.filter(({ variable }) => (process.env[variable] ?? "") !== "");

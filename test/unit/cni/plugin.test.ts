@@ -256,6 +256,8 @@ describe("errors", () => {
     ],
     ["input cut off", "ADD", '{"name":"net","cniVer', {}, { code: 6 }],
     ["a list", "ADD", "[1]", {}, { code: 6 }],
+    ["half a million brackets", "ADD", "[".repeat(500_000), {}, { code: 6 }],
+    ["as many that close", "ADD", `${"[".repeat(250_000)}${"]".repeat(250_000)}`, {}, { code: 6 }],
     ["deep nesting", "ADD", `{"name":"n","x":${"[".repeat(5000)}${"]".repeat(5000)}}`, {}, { code: 6 }],
     [
       "a number as name",
