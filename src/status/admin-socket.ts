@@ -102,8 +102,15 @@ async function ask(
     throw new FlannelError(
       "daemon/not-running",
       `no flannel-lite answers on ${unix}`,
-      { reason: errorText(error) },
+      { reason: reasonOf(error) },
       { remedy: "Start it, or name the daemon's host.run_dir" },
     );
   }
+}
+
+/** The runtime's own words are about typos in URLs. */
+function reasonOf(error: unknown): string {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  if (code === "ENOENT") return "there is no such socket";
+  return code === "ECONNREFUSED" ? "nobody listens on it" : errorText(error);
 }
