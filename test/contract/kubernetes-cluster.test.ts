@@ -135,8 +135,9 @@ describe("our own node", () => {
       kind: "renewed",
       lease: { subnets: { ipv4: parsePrefix("10.3.4.0/24") } },
     });
-    api.heartbeat("n1");
     expect(updateText(await watch.next())).toBe("+10.3.4.0-24");
+    api.annotate("n1", { [names.managed]: null });
+    expect(updateText(await watch.next())).toBe("-10.3.4.0-24");
   });
 
   test("deleted it is lost, made anew it is annotated anew; annotations that vanish are put back", async () => {
@@ -231,6 +232,31 @@ describe("our own node", () => {
     await store.release(lease, never);
     expect(api.getNode("n1")?.metadata.annotations).toEqual({ "example.com/other": "kept" });
     expect(await store.list(never)).toEqual([]);
+  });
+});
+
+describe("the network configuration", () => {
+  test("is a file, but an API server that is gone at start is said; one that has answered is not asked again", async () => {
+    const directory = mkdtempSync(join(tmpdir(), "fl-kube-"));
+    opened.defer(() => rmSync(directory, { recursive: true, force: true }));
+    const netConfig = join(directory, "net-conf.json");
+    const api = start();
+    const store = open(api, { netConfig });
+    const { port } = api;
+    await api[Symbol.asyncDispose]();
+    await expect(store.readNetworkConfig(never)).rejects.toMatchObject({
+      code: "store/unreachable",
+      retryable: true,
+    });
+    const back = start({ port });
+    expect(await store.readNetworkConfig(never)).toBeUndefined();
+    writeFileSync(netConfig, "one");
+    expect(await store.readNetworkConfig(never)).toBe("one");
+    writeFileSync(netConfig, "another");
+    expect(await store.readNetworkConfig(never)).toBe("another");
+    expect(back.requests).toHaveLength(1);
+    writeFileSync(netConfig, "x".repeat(100_000));
+    await expect(store.readNetworkConfig(never)).rejects.toMatchObject({ code: "store/net-config" });
   });
 });
 

@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { LabHost } from "../../src/demo/lab.ts";
+import { inside, type LabHost } from "../../src/demo/lab.ts";
 import { type KubeProcess, startKubeProcess } from "../support/kube-process.ts";
 import {
   type Daemon,
@@ -112,4 +112,120 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
     },
     90_000,
   );
+
+  const hybrid = (net: TestOverlay, kube: KubeProcess, number: number): Daemon =>
+    net.startDaemon(hostOf(net, number), {
+      engine: "auto",
+      more: `[kubernetes]\nannotate_node = true\napi_url = "${kube.url}"\nnode_name = "node-${number}"\n`,
+    });
+
+  test("the node follows: another pod CIDR, annotations removed, the node made anew; the API server away", async () => {
+    const { net, kube } = await cluster(2);
+    for (const number of [1, 2])
+      await kube.call("createNode", { name: `node-${number}`, podCidrs: [`10.244.${number}.0/24`] });
+    const daemons = [startInNodes(net, kube, 1), startInNodes(net, kube, 2)] as const;
+    await Promise.all(daemons.map((daemon) => daemon.ready(1)));
+    const ownOf = async (daemon: Daemon) => (await daemon.report()).lease?.subnets[0];
+    const peerOf = async (daemon: Daemon) => (await daemon.report()).peers[0]?.subnets[0];
+    const reached = async () => {
+      const settled = await daemons[1].ready(1);
+      await daemons[0].ready(1);
+      await ping(hostOf(net, 1), vtepAddress(settled));
+    };
+
+    await kube.call("setPodCidrs", "node-2", ["10.244.77.0/24"]);
+    await until("moved", async () => (await ownOf(daemons[1])) === "10.244.77.0/24");
+    await until("seen to move", async () => (await peerOf(daemons[0])) === "10.244.77.0/24");
+    expect(readFileSync(daemons[1].subnetFile, "utf8")).toContain("FLANNEL_SUBNET=10.244.77.1/24");
+    await reached();
+
+    await kube.call("annotate", "node-2", {
+      [`${prefix}kube-subnet-manager`]: null,
+      [`${prefix}public-ip`]: null,
+    });
+    const publicIp = async () => (await kube.getNode("node-2")).metadata.annotations?.[`${prefix}public-ip`];
+    await until("annotated again", async () => (await publicIp()) === hostOf(net, 2).address);
+    await reached();
+
+    await kube.call("deleteNode", "node-2");
+    await until("gone", async () => (await peerOf(daemons[0])) === undefined);
+    await kube.call("createNode", { name: "node-2", podCidrs: ["10.244.78.0/24"] });
+    await until("back", async () => (await peerOf(daemons[0])) === "10.244.78.0/24");
+    await until("moved again", async () => (await ownOf(daemons[1])) === "10.244.78.0/24");
+    await reached();
+
+    await kube.stop();
+    await Bun.sleep(500);
+    const last = await daemons[1].report();
+    expect(last.ready).toBe(true);
+    await ping(hostOf(net, 1), vtepAddress(last));
+    // A daemon that starts meanwhile goes by what was seen last.
+    await daemons[1].child.end();
+    const again = startInNodes(net, kube, 2);
+    const report = await again.ready(1);
+    expect(report.lease?.subnets).toEqual(["10.244.78.0/24"]);
+    await ping(hostOf(net, 2), vtepAddress(await daemons[0].report()));
+  }, 120_000);
+
+  test("node-public-ip names the address that others send to, and public-ip-overwrite only what they are told", async () => {
+    const { net, kube } = await cluster(2);
+    await kube.call("createNode", {
+      name: "node-1",
+      podCidrs: ["10.244.1.0/24"],
+      annotations: { [`${prefix}public-ip-overwrite`]: "192.0.2.77" },
+    });
+    const second = hostOf(net, 2);
+    await inside(second.namespace, ["ip", "address", "add", "10.77.0.202/24", "dev", "eth0"]);
+    await kube.call("createNode", {
+      name: "node-2",
+      podCidrs: ["10.244.2.0/24"],
+      annotations: { [`${prefix}node-public-ip`]: "10.77.0.202" },
+    });
+    const daemons = [startInNodes(net, kube, 1), startInNodes(net, kube, 2)] as const;
+    const [report] = await Promise.all(daemons.map((daemon) => daemon.ready(1)));
+    expect(report?.uplink?.address).toBe(hostOf(net, 1).address);
+    expect(report?.peers[0]?.publicIp).toBe("10.77.0.202");
+    expect((await daemons[1].report()).peers[0]?.publicIp).toBe("192.0.2.77");
+    expect((await daemons[1].report()).uplink?.publicIp).toBe("10.77.0.202");
+  }, 60_000);
+
+  test("leases in etcd, nodes annotated: as soon as the device is there, and again for a node made anew", async () => {
+    const { net, kube } = await cluster(2);
+    await net.etcd(
+      "put",
+      "/coreos.com/network/config",
+      '{"Network":"10.99.0.0/16","Backend":{"Type":"vxlan"}}',
+    );
+    // A node that is not Ready yet, and one that is not there yet.
+    await kube.call("createNode", { name: "node-1", networkUnavailable: "True" });
+    const daemons = [hybrid(net, kube, 1), hybrid(net, kube, 2)] as const;
+    const reports = await Promise.all(daemons.map((daemon) => daemon.ready(1)));
+    await ping(hostOf(net, 1), vtepAddress(reports[1] ?? reports[0]!));
+    await kube.call("createNode", { name: "node-2" });
+    for (const number of [1, 2]) {
+      await until(`node-${number} annotated`, async () => {
+        const { metadata, status } = await kube.getNode(`node-${number}`);
+        if (metadata.annotations === undefined) return false;
+        expect(metadata.annotations).toEqual({
+          [`${prefix}kube-subnet-manager`]: "true",
+          [`${prefix}backend-type`]: "vxlan",
+          [`${prefix}backend-data`]: `{"VNI":1,"VtepMAC":"${reports[number - 1]?.lease?.vtepMac}"}`,
+          [`${prefix}public-ip`]: hostOf(net, number).address,
+        });
+        expect(status.conditions?.[0]?.status).toBe(number === 1 ? "True" : undefined);
+        return true;
+      });
+    }
+    await kube.call("deleteNode", "node-1");
+    await kube.call("createNode", { name: "node-1" });
+    await until(
+      "annotated anew",
+      async () => (await kube.getNode("node-1")).metadata.annotations !== undefined,
+    );
+    // Traffic does not wait for the API server.
+    await kube.stop();
+    await daemons[0].child.end();
+    await hybrid(net, kube, 1).ready(1);
+    await ping(hostOf(net, 1), vtepAddress(await daemons[1].report()));
+  }, 90_000);
 });

@@ -220,6 +220,7 @@ export const kubeDiffers: Readonly<Record<string, string>> = {
   "renewing after another node took our public IP over is a conflict that names it": named,
   "a conflict over the subnet names the other node where it says who it is": named,
   "a node that signs off leaves its lease and lets another take over; another's word stays": named,
+  "who has a public IP is attested until the key is gone or another's; renewing says it again": named,
   "who holds a reservation is said with a term, and renewed; the reservation has none": named,
   "a renewal may publish something else; from then on that is what is ours":
     "what stands in our own node's annotations is ours to put right, whoever wrote it",

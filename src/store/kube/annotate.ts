@@ -80,6 +80,7 @@ export function openNodeAnnotator(options: KubeOptions): NodeAnnotator {
     const name = await knownName(context, stop);
     if (name === undefined) return;
     for await (const update of watchNodes(context, name, stop)) {
+      if (update.kind === "open") continue;
       const [node] = update.kind === "snapshot" ? update.nodes : [update.change.node];
       if (node === undefined || (update.kind === "change" && update.change.kind === "delete")) continue;
       if (wanted !== undefined && differs(node, wanted)) wake();

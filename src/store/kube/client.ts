@@ -45,6 +45,7 @@ const listAttemptsMax = 3;
 export class KubeClient {
   readonly #options: KubeClientOptions;
   readonly #closed = new AbortController();
+  readonly #watches = new Set<() => void>();
 
   constructor(options: KubeClientOptions) {
     this.#options = options;
@@ -57,6 +58,11 @@ export class KubeClient {
   /** Ends every call and watch; those to come fail with `store/closed`. */
   close(): void {
     this.#closed.abort();
+  }
+
+  /** Has watches return as if the server had ended them. */
+  endWatches(): void {
+    for (const end of this.#watches) end();
   }
 
   /** Undefined where there is no such node. */
@@ -139,14 +145,18 @@ export class KubeClient {
     if (only !== undefined) query.set("fieldSelector", `metadata.name=${only}`);
     const connection = new AbortController();
     const signal = AbortSignal.any([stop, this.#closed.signal, connection.signal]);
-    let silent = false;
+    let ended = false;
+    const end = () => {
+      ended = true;
+      connection.abort();
+    };
+    this.#watches.add(end);
     let heardMs = clock.now().getTime();
     const guard = (async () => {
       while (!signal.aborted) {
         await clock.sleep(heardMs + silenceMsMax - clock.now().getTime(), signal);
         if (signal.aborted || clock.now().getTime() - heardMs < silenceMsMax) continue;
-        silent = true;
-        connection.abort();
+        end();
       }
     })();
     try {
@@ -156,9 +166,10 @@ export class KubeClient {
         yield parseEvent(line);
       }
     } catch (error) {
-      if (silent) return;
+      if (ended) return;
       throw this.#failure(error, stop);
     } finally {
+      this.#watches.delete(end);
       connection.abort();
       await guard;
     }

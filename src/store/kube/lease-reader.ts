@@ -124,10 +124,13 @@ export function createLeaseReader({ names, log, families, own }: LeaseReaderCont
 
     change({ kind, node }: NodeChange): LeaseChange[] {
       const before = holders.get(node.name);
-      const touched = set(node.name, kind === "delete" ? undefined : holderOf(node, before));
-      // Our own node may have been hidden until now.
+      return difference(set(node.name, kind === "delete" ? undefined : holderOf(node, before)));
+    },
+
+    /** Our own node may be shown since we have taken its subnets. */
+    ownChanged(): LeaseChange[] {
       const ours = holders.get(own().name ?? "");
-      return difference(ours === undefined ? touched : [...touched, leaseKey(ours.lease.subnets)]);
+      return ours === undefined ? [] : difference([leaseKey(ours.lease.subnets)]);
     },
   };
 }

@@ -47,12 +47,16 @@ export function openKubeStore(options: KubeStoreOptions): Store {
     subnets: undefined,
   };
   let network: NetworkConfig | undefined;
+  let hasAnswered = false;
 
   const heldUntil = () => new Date(clock.now().getTime() + (options.ttlSeconds ?? ttlSecondsUsual) * 1_000);
 
   const take = (node: KubeNode, lease: Lease): Lease => {
+    const isOther = own.subnets !== undefined && leaseKey(own.subnets) !== leaseKey(lease.subnets);
     own.name = node.name;
     own.subnets = lease.subnets;
+    // The watch has kept our node back with these subnets, and looks again when it opens its next connection.
+    if (isOther) client.endWatches();
     return lease;
   };
 
@@ -74,8 +78,11 @@ export function openKubeStore(options: KubeStoreOptions): Store {
   return {
     description: `kubernetes ${client.description}`,
 
+    /** A file; but whoever asks for it wants to know as well whether the store can be reached. */
     async readNetworkConfig(stop) {
       stop.throwIfAborted();
+      if (!hasAnswered) await context.ownNode(stop);
+      hasAnswered = true;
       return readDocument(netConfig);
     },
 
@@ -168,9 +175,11 @@ export function openKubeStore(options: KubeStoreOptions): Store {
           yield { kind: "snapshot", leases: leases.snapshot(update.nodes), ...distrusted };
           continue;
         }
-        const { kind, node } = update.change;
-        if (kind === "put" && node.name === own.name) condition?.saw(node);
-        const changes = leases.change(update.change);
+        if (update.kind === "change") {
+          const { kind, node } = update.change;
+          if (kind === "put" && node.name === own.name) condition?.saw(node);
+        }
+        const changes = update.kind === "open" ? leases.ownChanged() : leases.change(update.change);
         if (changes.length > 0) yield { kind: "changes", changes };
       }
     },

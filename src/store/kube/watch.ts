@@ -15,7 +15,9 @@ export type NodeChange =
 
 export type NodeUpdate =
   | { readonly kind: "snapshot"; readonly nodes: readonly KubeNode[]; readonly replaced: boolean }
-  | { readonly kind: "change"; readonly change: NodeChange };
+  | { readonly kind: "change"; readonly change: NodeChange }
+  /** A connection for changes is about to be opened. */
+  | { readonly kind: "open" };
 
 /**
  * Watches all nodes, or the one that is named: one snapshot, then changes; after a gap that cannot be bridged a fresh
@@ -57,6 +59,7 @@ export async function* watchNodes(
         waitMs = backoffMs;
         yield { kind: "snapshot", nodes, replaced };
       }
+      yield { kind: "open" };
       for await (const event of client.watch({ from, ...select }, stop)) {
         trouble.over();
         waitMs = backoffMs;
