@@ -35,15 +35,15 @@ export type FoundState = SavedState | "absent" | { readonly unreadable: string }
  * @throws CniError 999
  */
 export function saveState(dataDir: string, attachment: Attachment, config: JsonObject): void {
+  const fault = directoryFault(dataDir);
+  if (fault !== undefined) throw new CniError(cniErrors.other, fault, "Make it root's, mode 0700");
   try {
-    checkDirectory(dataDir);
     writeFileAtomic(join(dataDir, fileName(attachment)), sortedJson(config), {
       mode: 0o600,
       directoryMode: 0o700,
       exactMode: true,
     });
   } catch (error) {
-    if (error instanceof CniError) throw error;
     const why = error instanceof Error ? error.message : String(error);
     throw new CniError(cniErrors.other, `failed to save the delegate's config in ${dataDir}: ${why}`);
   }
@@ -54,6 +54,8 @@ export function saveState(dataDir: string, attachment: Attachment, config: JsonO
  * plugin added, which keeps one file for all interfaces of a container.
  */
 export function readState(dataDir: string, attachment: Attachment): FoundState {
+  const fault = directoryFault(dataDir);
+  if (fault !== undefined) return { unreadable: fault };
   const own = readStateFile(join(dataDir, fileName(attachment)));
   return own === "absent" && attachment.interfaceName !== firstInterface
     ? readStateFile(join(dataDir, attachment.containerId))
@@ -72,6 +74,7 @@ export function removeState({ file }: SavedState): void {
 
 /** All attachments with state in the directory; a name that is none of ours is passed over. */
 export function listState(dataDir: string): readonly { attachment: Attachment; state: FoundState }[] {
+  if (directoryFault(dataDir) !== undefined) return [];
   let names: string[];
   try {
     names = readdirSync(dataDir);
@@ -110,10 +113,10 @@ function readStateFile(file: string): FoundState {
   }
 }
 
-/** Whoever can write there chooses which program runs as root. */
-function checkDirectory(dataDir: string): void {
+/** Why the directory is not used; undefined where it may be. Whoever can write there chooses what runs as root. */
+function directoryFault(dataDir: string): string | undefined {
   const stat = lstatSync(dataDir, { throwIfNoEntry: false });
-  if (stat === undefined) return;
+  if (stat === undefined) return undefined;
   const fault = !stat.isDirectory()
     ? "it is no directory"
     : stat.uid !== process.geteuid?.()
@@ -121,10 +124,5 @@ function checkDirectory(dataDir: string): void {
       : (stat.mode & 0o022) !== 0
         ? "others may write there"
         : undefined;
-  if (fault !== undefined)
-    throw new CniError(
-      cniErrors.other,
-      `dataDir ${dataDir} is not used: ${fault}`,
-      "Make it mode 0700, root's",
-    );
+  return fault === undefined ? undefined : `dataDir ${dataDir} is not used: ${fault}`;
 }

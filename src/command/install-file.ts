@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { lstatSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync } from "node:fs";
-import { dirname } from "node:path";
+import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { FlannelError } from "../base/error.ts";
 
 /** Whose a file is that `install` would write. */
@@ -19,6 +19,7 @@ export function linkAtomic(to: string, path: string): void {
 /** Lets `make` make a file beside `path` and moves it there; after a failure nothing is left. */
 export function putAtomic(path: string, make: (temporary: string) => void): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+  removeTorn(path);
   const temporary = `${path}.${randomBytes(6).toString("hex")}`;
   try {
     make(temporary);
@@ -28,6 +29,21 @@ export function putAtomic(path: string, make: (temporary: string) => void): void
     throw error;
   }
 }
+
+/** Removes what a run left that was killed: a copy of the program is large. One that may still run keeps its own. */
+function removeTorn(path: string): void {
+  const pattern = /^[0-9a-f]{12}$/;
+  const prefix = `${basename(path)}.`;
+  for (const name of readdirSync(dirname(path))) {
+    if (!name.startsWith(prefix) || !pattern.test(name.slice(prefix.length))) continue;
+    const torn = join(dirname(path), name);
+    const stat = lstatSync(torn, { throwIfNoEntry: false });
+    if (stat !== undefined && Date.now() - stat.mtimeMs > tornAfterMs) rmSync(torn, { force: true });
+  }
+}
+
+/** No run takes that long. */
+const tornAfterMs = 3_600_000;
 
 /** @throws FlannelError `install/write` */
 export function attempt(path: string, change: () => void): void {

@@ -9,6 +9,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -166,6 +167,21 @@ describe("install cni", () => {
     ]);
     expect(run("-plugin-only", "-remove")).toEqual([`removed ${plugin}`]);
     expect(readFileSync(list, "utf8")).toBe("theirs");
+  });
+
+  test("what a killed run left is removed, and nothing that only looks like it", () => {
+    const directory = join(plugin, "..");
+    mkdirSync(directory, { recursive: true });
+    const names = ["flannel.0123456789ab", "flannel.bak", "flannel.cba987654321", "other.0123456789ab"];
+    for (const name of names) writeFileSync(join(directory, name), "");
+    for (const name of names.filter((one) => !one.includes("cba"))) utimesSync(join(directory, name), 0, 0);
+    run();
+    expect(readdirSync(directory).sort()).toEqual([
+      "flannel",
+      "flannel.bak",
+      "flannel.cba987654321",
+      "other.0123456789ab",
+    ]);
   });
 
   test("what is no flannel-lite is not installed", () => {
