@@ -90,6 +90,7 @@ interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make intero
 	@$(call need,ip,iproute2)
 	@$(call need,iptables-legacy,iptables)
 	@$(call need,nft,nftables)
+	@$(call need,systemctl,systemd)
 	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" "FLANNEL_CNI_BIN=$(FLANNEL_CNI_BIN)" $(BUN) test/interop/run.ts
 
 .PHONY: check

@@ -18,6 +18,11 @@ const suites: readonly Suite[] = [
     needs: "a flanneld, such as the one of a release's tarball: up to 0.17 for etcd v2, later ones for v3",
   },
   {
+    file: "flanneld-units.test.ts",
+    variable: "FLANNELD_BIN",
+    needs: "a flanneld, as above",
+  },
+  {
     file: "flanneld-udp.test.ts",
     variable: "FLANNELD_BIN",
     needs: "a flanneld for amd64, built with cgo as the releases are: others have no udp backend",
