@@ -88,6 +88,7 @@ describe.skipIf(refused !== undefined)("flannel's scenarios", () => {
     ["vxlan", "userspace"],
     ["vxlan", "kernel"],
     ["host-gw", "auto"],
+    ["udp", "userspace"],
   ] as const)(
     "%s, %s: with client certificates pods ping both ways, also one made anew, and after all daemons restarted",
     async (backend, engine) => {
