@@ -22,14 +22,17 @@ export interface DescriptorContext {
  * with systemd or handed to us, where they fit, and leaves ours with systemd (FileDescriptorStoreMax= of the unit).
  */
 export interface EngineDescriptors {
+  /**
+   * Which devices will have engines: the rest of what was handed down is let go of, and must be before the first
+   * engine opens, since a socket of it may have its port.
+   */
+  expect(devices: readonly string[]): void;
   /** As {@link Addon.openEngine}, with what was handed down. */
   open(options: EngineOptions): Engine;
   /** After the engine of `device` was closed for good: nobody shall hold its descriptors. */
   forget(device: string): void;
   /** Takes these in place of what there was. */
   receive(handed: Descriptors): void;
-  /** No engine will come that could use what was handed down. */
-  discard(): void;
   /** Takes ours out of systemd's store: the successor stores its own. */
   withdraw(): void;
 }
@@ -40,6 +43,7 @@ export function openEngineDescriptors({ addon, env, pid, log }: DescriptorContex
   const passed = passedNames(env, pid, log);
   let handed = passed.length === 0 ? undefined : addon.inheritDescriptors(passed);
   let isReceived = false;
+  let awaited: readonly string[] = [];
   const stored = new Map<string, readonly string[]>();
 
   const forget = (names: readonly string[]) => {
@@ -72,7 +76,16 @@ export function openEngineDescriptors({ addon, env, pid, log }: DescriptorContex
     const names = passed.filter((name) => !taken.has(name));
     return names.map((name) => ({ name, reason: "it is neither a TUN nor a UDP socket" }));
   };
-  const discard = () => {
+  const refuse = (refused: readonly { readonly name: string; readonly reason: string }[]) => {
+    for (const { name, reason } of refused)
+      log.warn("a descriptor of the run before is of no use: what waits in it is lost", { name, reason });
+    forget(refused.map(({ name }) => name));
+  };
+
+  const expect = (devices: readonly string[]) => {
+    awaited = devices;
+    if (devices.length > 0) return refuse([...unknown(), ...(handed?.keepOnly(devices) ?? [])]);
+    // No engine will come that could use any of it.
     const names = handed === undefined ? [] : isReceived ? handed.names() : passed;
     handed?.close();
     handed = undefined;
@@ -80,13 +93,12 @@ export function openEngineDescriptors({ addon, env, pid, log }: DescriptorContex
   };
 
   return {
+    expect,
     open(options) {
       const { device, local, port, encapsulation } = options;
-      const refused = [...unknown(), ...(handed?.verify(device, local, port, encapsulation) ?? [])];
-      for (const { name, reason } of refused)
-        log.warn("a descriptor of the run before is of no use: what waits in it is lost", { name, reason });
-      forget(refused.map(({ name }) => name));
-      const names = handed?.names() ?? [];
+      refuse(handed?.verify(device, local, port, encapsulation) ?? []);
+      awaited = awaited.filter((other) => other !== device);
+      const names = (handed?.names() ?? []).filter((name) => name.startsWith(`${device}-`));
       try {
         const engine = addon.openEngine(options, handed);
         if (names.length > 0) log.info("going on with the descriptors of the run before", { device, names });
@@ -96,8 +108,11 @@ export function openEngineDescriptors({ addon, env, pid, log }: DescriptorContex
         forget(names); // the next attempt begins with nothing in its way
         throw error;
       } finally {
-        handed?.close();
-        handed = undefined;
+        handed?.keepOnly(awaited);
+        if (awaited.length === 0) {
+          handed?.close();
+          handed = undefined;
+        }
       }
     },
     forget(device) {
@@ -105,11 +120,10 @@ export function openEngineDescriptors({ addon, env, pid, log }: DescriptorContex
       stored.delete(device);
     },
     receive(given) {
-      discard();
+      expect([]);
       handed = given;
       isReceived = true;
     },
-    discard,
     withdraw() {
       forget([...stored.values()].flat());
       stored.clear();

@@ -67,7 +67,9 @@ export interface NamedDescriptor {
 /** Descriptors of another process; nothing is believed of them before `verify`. */
 export interface Descriptors {
   names(): string[];
-  /** Closes those that an engine with these options could not go on with, and says why. */
+  /** Closes those that engines of these devices have no use for, and says so. */
+  keepOnly(devices: readonly string[]): { readonly name: string; readonly reason: string }[];
+  /** Closes those of `device` that an engine with these options could not go on with, and says why. */
   verify(
     device: string,
     local: string,

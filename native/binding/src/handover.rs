@@ -48,6 +48,12 @@ impl Descriptors {
         self.inner.names()
     }
 
+    /// Closes what belongs to none of `devices`, and tells it.
+    #[napi]
+    pub fn keep_only(&self, devices: Vec<String>) -> Vec<RefusedDescriptor> {
+        told(self.inner.keep_only(&devices))
+    }
+
     /// Closes what an engine on `device` could not go on with, and tells it.
     #[napi]
     pub fn verify(
@@ -63,12 +69,7 @@ impl Descriptors {
             return Err(reason(error));
         };
         let layout = layout(encapsulation.as_deref())?;
-        let refused = self.inner.verify(&device, local, port, layout).into_iter();
-        let refused = refused.map(|core::Refused { name, reason }| RefusedDescriptor {
-            name,
-            reason: reason.to_owned(),
-        });
-        Ok(refused.collect())
+        Ok(told(self.inner.verify(&device, local, port, layout)))
     }
 
     /// Closes what is left. May be called twice.
@@ -76,6 +77,15 @@ impl Descriptors {
     pub fn close(&self) {
         self.inner.close();
     }
+}
+
+fn told(refused: Vec<core::Refused>) -> Vec<RefusedDescriptor> {
+    let refused = refused.into_iter();
+    let told = refused.map(|core::Refused { name, reason }| RefusedDescriptor {
+        name,
+        reason: reason.to_owned(),
+    });
+    told.collect()
 }
 
 /// Takes the descriptors that the service manager passed to this process.

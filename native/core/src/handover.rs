@@ -37,6 +37,13 @@ pub mod name {
         format!("{device}-udp-send-{number}")
     }
 
+    /// Whether an engine on `device` gives this name.
+    pub fn is_of(name: &str, device: &str) -> bool {
+        name == tun(device)
+            || name == receiver(device)
+            || (0..super::udp::SENDERS).any(|number| name == sender(device, number))
+    }
+
     /// The claim of the device.
     pub fn claim(device: &str) -> String {
         format!("{device}-claim")
@@ -46,7 +53,7 @@ pub mod name {
 /// Each step of a take-over that the other side is waited for.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// The longest message: the names of all descriptors.
-const MESSAGE_BYTES: usize = 1024;
+const MESSAGE_BYTES: usize = 2048;
 const ASK: &[u8] = b"take over\n";
 const CONFIRM: &[u8] = b"ok\n";
 
@@ -84,23 +91,37 @@ impl Descriptors {
         Some(all.swap_remove(at).1)
     }
 
-    /// Closes what an engine with these options could not go on with, and tells it.
+    /// Closes what belongs to none of `devices`, and tells it.
+    pub fn keep_only(&self, devices: &[String]) -> Vec<Refused> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kept, rest) = std::mem::take(&mut *all)
+            .into_iter()
+            .partition(|(name, _)| devices.iter().any(|device| name::is_of(name, device)));
+        *all = kept;
+        let refused = rest.into_iter().map(|(name, _)| Refused {
+            name,
+            reason: "nothing here has this name",
+        });
+        refused.collect()
+    }
+
+    /// Of what belongs to `device`, closes what an engine with these options could not go on with, and tells it.
     pub fn verify(&self, device: &str, local: IpAddr, port: u16, layout: Layout) -> Vec<Refused> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut kept, mut refused) = (Vec::new(), Vec::new());
         for (name, fd) in std::mem::take(&mut *all) {
-            let verdict = if kept.iter().any(|(one, _)| *one == name) {
+            let verdict = if !self::name::is_of(&name, device) {
+                Ok(())
+            } else if kept.iter().any(|(one, _)| *one == name) {
                 Err("there is another one of this name")
             } else if name == self::name::tun(device) {
                 tun::check_handed(fd.as_fd(), device)
             } else if name == self::name::receiver(device) {
                 udp::check_receiver(fd.as_fd(), local, port, layout)
-            } else if layout == Layout::Spread
-                && (0..udp::SENDERS).any(|number| name == self::name::sender(device, number))
-            {
-                udp::check_sender(fd.as_fd(), local)
-            } else {
+            } else if layout != Layout::Spread {
                 Err("nothing here has this name")
+            } else {
+                udp::check_sender(fd.as_fd(), local)
             };
             match verdict {
                 Ok(()) => kept.push((name, fd)),
@@ -421,10 +442,13 @@ mod tests {
             "x-udp-send-0",
             "x-udp-send-8",
             "y-udp-send-0",
+            "z-tun",
             "",
         ];
         let descriptors = Descriptors(Mutex::new(all.map(named).into()));
-        let refused = descriptors.verify("x", local, 8472, Layout::Spread);
+        let (x, z) = ("x".to_owned(), "z".to_owned());
+        let mut refused = descriptors.keep_only(&[x.clone(), z.clone()]);
+        refused.extend(descriptors.verify(&x, local, 8472, Layout::Spread));
         let of = |name| -> Vec<_> {
             let same = refused.iter().filter(|one| one.name == name);
             same.map(|one| one.reason).collect()
@@ -433,6 +457,12 @@ mod tests {
         for name in ["x-udp-send-8", "y-udp-send-0", ""] {
             assert_eq!(of(name), ["nothing here has this name"]);
         }
+        assert!(
+            of("z-tun").is_empty(),
+            "another engine's, which is yet to come"
+        );
+        assert!(descriptors.names().contains(&"z-tun".to_owned()));
+        assert_eq!(descriptors.keep_only(&[x]).len(), 1);
         // Telling the namespace takes CAP_NET_ADMIN.
         if descriptors.names().is_empty() {
             assert_eq!(

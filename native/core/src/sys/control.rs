@@ -1,19 +1,21 @@
 //! Ancillary data of a message (cmsg(3)), written and read as plain bytes.
 
-/// Room for what one message needs: a TOS and a segment size, with their headers.
+/// Room for what one datagram needs: a TOS and a segment size, with their headers.
+pub type Control = Ancillary<64>;
+
+/// Room for that many bytes of entries with their headers.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
-pub struct Control {
+pub struct Ancillary<const CAPACITY: usize> {
     bytes: [u8; CAPACITY],
     len: usize,
 }
 
-const CAPACITY: usize = 64;
 const WORD: usize = size_of::<usize>();
 /// Length (a word), level and type (four bytes each), padded to a word.
 const HEADER: usize = (WORD + 8).next_multiple_of(WORD);
 
-impl Control {
+impl<const CAPACITY: usize> Ancillary<CAPACITY> {
     /// No entries, all room free.
     pub const EMPTY: Self = Self {
         bytes: [0; CAPACITY],

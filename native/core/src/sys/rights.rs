@@ -3,10 +3,13 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::check;
-use super::control::Control;
+use super::control::Ancillary;
 
-/// Descriptors of one message at most.
-pub const DESCRIPTORS_MAX: usize = 12;
+/// Descriptors of one message at most: the claims, queues and sockets of two devices.
+pub const DESCRIPTORS_MAX: usize = 28;
+
+/// Room for them, with the header.
+type Rights = Ancillary<128>;
 
 /// Sends `bytes` with copies of `descriptors`, and gives how many bytes went. EBADF: one of them is not open;
 /// EINVAL: they are too many.
@@ -15,7 +18,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[RawFd]) -> io::
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let data: Vec<u8> = descriptors.iter().flat_map(|fd| fd.to_ne_bytes()).collect();
-    let mut control = Control::EMPTY;
+    let mut control = Rights::EMPTY;
     if !data.is_empty() {
         control.push(libc::SOL_SOCKET, libc::SCM_RIGHTS, &data);
     }
@@ -38,14 +41,14 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[RawFd]) -> io::
 /// Receives into `buffer`: how many bytes came, and the descriptors that came with them, which are ours to close.
 /// They are not inherited by programs that we start. EMSGSIZE: more came than a message may have.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut control = Control::EMPTY;
+    let mut control = Rights::EMPTY;
     let mut piece = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
     };
     let mut header = message(&mut piece);
     header.msg_control = control.as_mut_ptr();
-    header.msg_controllen = Control::capacity() as _;
+    header.msg_controllen = Rights::capacity() as _;
     // SAFETY: the header points to one iovec over `buffer` and to the control block, of the lengths given, both
     // exclusively ours; all outlive the call.
     let came = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC) };
