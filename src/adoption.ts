@@ -6,6 +6,9 @@ import { readSubnetEnvNetworks } from "./host/subnet-env.ts";
 import type { Kernel } from "./native/ports.ts";
 import type { Mac } from "./net/mac.ts";
 import type { Overlay } from "./overlay.ts";
+import { readSavedMac } from "./host/saved-mac.ts";
+import type { KnownVtep } from "./backend/backend.ts";
+import type { Log } from "./base/log.ts";
 
 /** What a flanneld of this network may have left here, and becomes ours once none runs. */
 export function adoptionOf(
@@ -26,6 +29,23 @@ export async function readAdoptableMac(
 ): Promise<Mac | undefined> {
   const [links, addresses] = await Promise.all([kernel.links(), kernel.addresses()]);
   return adoptableMac(adoption, device, links, addresses);
+}
+
+/** The MACs of our devices as this host knows them: those that flannel left, else those saved. */
+export async function readKnownMacs(
+  config: Config,
+  {
+    kernel,
+    backend: { device, deviceV6 },
+    adopt,
+    log,
+  }: { kernel: Kernel; backend: Overlay["backend"]; adopt: Adoption; log: Log },
+): Promise<Omit<KnownVtep, "existing">> {
+  const known = async (name: string | undefined) =>
+    name === undefined
+      ? undefined
+      : ((await readAdoptableMac(kernel, adopt, name)) ?? readSavedMac(config.host.stateDir, name, log));
+  return { savedMac: await known(device), savedMacV6: await known(deviceV6) };
 }
 
 /** The flannelds here that may serve this network. */

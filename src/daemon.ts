@@ -1,9 +1,9 @@
-import { adoptionOf, readAdoptableMac, refuseFlanneld } from "./adoption.ts";
+import { adoptionOf, readKnownMacs, refuseFlanneld } from "./adoption.ts";
 import type { Clock } from "./base/clock.ts";
 import { errorText } from "./base/error.ts";
 import { runGroup } from "./base/group.ts";
 import type { AdjustableLog, Log } from "./base/log.ts";
-import type { Backend } from "./backend/backend.ts";
+import { type Backend, devicesOf } from "./backend/backend.ts";
 import { findVtepMac } from "./backend/vtep.ts";
 import type { DocumentChange } from "./config/document-difference.ts";
 import type { Loaded } from "./config/load.ts";
@@ -19,7 +19,7 @@ import { openEngineDescriptors } from "./host/descriptors.ts";
 import { readIdentity } from "./host/identity.ts";
 import { type Firewall, openFirewall } from "./host/firewall/firewall.ts";
 import { enableIpForward } from "./host/ip-forward.ts";
-import { readSavedMac, saveMac } from "./host/saved-mac.ts";
+import { saveMac } from "./host/saved-mac.ts";
 import { openServiceManager } from "./host/sd-notify.ts";
 import { openWatchdog } from "./host/watchdog.ts";
 import { openSnapshotWriter, type Snapshot, snapshotPath } from "./host/snapshot.ts";
@@ -94,6 +94,9 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     interface: uplink.name,
     address: `${uplink.address}`,
     publicIp: `${uplink.publicIp}`,
+    interfaceV6: uplink.interfaceV6?.name,
+    addressV6: uplink.addressV6?.toString(),
+    publicIpv6: uplink.publicIpv6?.toString(),
     reason,
     passedOver: passedOverLines(progress.chosen).join("; "),
   });
@@ -193,9 +196,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const found = await waitForNetworkConfig<Remembered>(
     { store, own: config.network, log, clock },
     () =>
-      config.store.offlineStart
-        ? remember(path, { node, publicIp: uplink.publicIp, assigned: inKubernetes, log })
-        : undefined,
+      config.store.offlineStart ? remember(path, { node, uplink, assigned: inKubernetes, log }) : undefined,
     stop,
   );
   if (found === undefined) return;
@@ -204,24 +205,20 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
 
   const overlay = decideOverlay(reloader.config, { network, uplink, node });
   progress.overlay = overlay;
-  const { device } = overlay.backend;
+  const { device, deviceV6 } = overlay.backend;
+  const devices = devicesOf(overlay.backend);
   const claimOurs = (handed?: Descriptors) =>
-    opened.use(
-      device === undefined
-        ? claimNetwork(addon, config.store.etcd.prefix, log, handed)
-        : claimDevice(addon, device, log, handed),
-    );
-  let claim = predecessor === undefined ? claimOurs() : undefined;
+    devices.length === 0
+      ? [opened.use(claimNetwork(addon, config.store.etcd.prefix, log, handed))]
+      : devices.map((name) => opened.use(claimDevice(addon, name, log, handed)));
+  let claims = predecessor === undefined ? claimOurs() : undefined;
   const rivalContext = { kernel, overlay, predecessor: predecessor?.pid };
   await refuseFlanneld(config, rivalContext);
   log.info("engine chosen", { engine: overlay.engine.engine, reason: overlay.engine.reason });
 
   enter("waiting for a lease");
   const adopt = adoptionOf(config, overlay);
-  const savedMac =
-    device === undefined
-      ? undefined
-      : ((await readAdoptableMac(kernel, adopt, device)) ?? readSavedMac(config.host.stateDir, device, log));
+  const knownMacs = await readKnownMacs(config, { kernel, backend: overlay.backend, adopt, log });
   const commands =
     overlay.backend.commands === undefined
       ? undefined
@@ -238,7 +235,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     request: {
       network,
       attributes: (existing: Lease | undefined) =>
-        overlay.backend.attributes({ existing, savedMac, published }),
+        overlay.backend.attributes({ existing, ...knownMacs, published }),
       publicIp: uplink.publicIp,
       node,
       previous: readSubnetEnv(config.host.subnetFile),
@@ -258,11 +255,14 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       : resumeKeeper(keeperContext, snapshot.own);
   if (keeper === undefined) return;
   progress.keeper = keeper;
-  const saveOwnMac = () => {
-    const mac = findVtepMac(keeper.lease);
-    if (device !== undefined && mac !== undefined) saveMac(config.host.stateDir, device, mac, log);
+  const saveOwnMacs = () => {
+    for (const { family } of overlay.ranges) {
+      const name = family === 6 ? (deviceV6 ?? device) : device;
+      const mac = findVtepMac(keeper.lease, family);
+      if (name !== undefined && mac !== undefined) saveMac(config.host.stateDir, name, mac, log);
+    }
   };
-  saveOwnMac();
+  saveOwnMacs();
   let layout = overlay.backend.open(overlay.engine.engine);
   const backend: Backend = {
     mtuBytes: layout.mtuBytes,
@@ -370,7 +370,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
   const onOwnLease = () => {
     loop.ownChanged();
     if (keeper.conflict !== undefined) writer.forget();
-    else saveOwnMac();
+    else saveOwnMacs();
     if (!progress.up) return;
     if (keeper.conflict === undefined) annotator?.want(keeper.lease.attributes);
     firewall.want(keeper.lease.subnets);
@@ -394,18 +394,18 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     await firstPlan.promise;
     if (inner.aborted) return;
     await refuseFlanneld(config, rivalContext); // waiting may have taken long
-    if (claim === undefined) {
+    if (claims === undefined) {
       // All that can go wrong before has not: now the predecessor may end.
       await reconciler.preview(reconciler.wanted ?? emptyPlan);
       const handed = await takeOver(addon, runDir);
       log.info(handed === undefined ? "the daemon has ended by itself" : "taken over", {
         predecessor: predecessor?.pid,
       });
-      claim = claimOurs(handed);
+      claims = claimOurs(handed);
       statusDoors = openStatus();
       if (handed !== undefined) descriptors.receive(handed);
     }
-    if (overlay.engine.engine !== "userspace") descriptors.discard();
+    descriptors.expect(overlay.engine.engine === "userspace" ? devices : []);
     await unlessStopped(stop, commands?.postStartup(ownVariables(network, keeper.lease)));
     if (inner.aborted) return;
     throwIfNoDevice(await reconciler.pass());
@@ -419,6 +419,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     log.info(hindrance(progress, engines) === undefined ? "ready" : "up, but not ready", {
       subnet: leaseKey(keeper.lease.subnets),
       device,
+      deviceV6,
       engine: overlay.engine.engine,
     });
     isUp.resolve();
@@ -431,11 +432,14 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     await isUp.promise;
     if (inner.aborted) return;
     const offer: Offer = {
-      pause: () => [claim?.descriptor(), ...engines.pause()].filter((one) => one != null),
+      pause: () =>
+        [...(claims ?? []).map((claim) => claim.descriptor()), ...engines.pause()].filter(
+          (one) => one != null,
+        ),
       resume: () => engines.resume(),
       release() {
         engines.surrender();
-        claim?.release();
+        for (const claim of claims ?? []) claim.release();
         for (const door of statusDoors) door.surrender();
         descriptors.withdraw();
       },
@@ -452,7 +456,7 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     progress.stopping = true;
     progress.phase = "stopping";
     if (successor !== undefined) log.info("handed over", { successor });
-    else if (claim === undefined) log.info("nothing was taken over: the other flannel-lite goes on");
+    else if (claims === undefined) log.info("nothing was taken over: the other flannel-lite goes on");
     else {
       service.stopping();
       // A start that fails leaves nothing half-made; what an earlier run made may still carry traffic.

@@ -4,8 +4,8 @@ import { leaseVtepMac } from "./backend/vtep.ts";
 import { parseNetworkConfig } from "./config/network.ts";
 import { readSnapshot, type Snapshot } from "./host/snapshot.ts";
 import { isCompatible } from "./lease/allocate.ts";
-import { type NodeIdentity, subnetsOf } from "./lease/lease.ts";
-import type { IpAddress } from "./net/address.ts";
+import { type Lease, type NodeIdentity, publicAddress, subnetsOf } from "./lease/lease.ts";
+import type { Uplink } from "./net/uplink.ts";
 import type { FoundNetwork } from "./network/network-config.ts";
 
 /** A start without the store: what it would have said of the network, and the leases last seen. */
@@ -15,7 +15,7 @@ export interface Remembered extends FoundNetwork {
 
 export interface RememberContext {
   readonly node: NodeIdentity;
-  readonly publicIp: IpAddress | undefined;
+  readonly uplink: Pick<Uplink, "publicIp" | "publicIpv6">;
   /** Others give us our subnets, and maybe our public IP: neither tells whether the snapshot is ours. */
   readonly assigned: boolean;
   readonly log: Log;
@@ -27,7 +27,7 @@ export interface RememberContext {
  */
 export function remember(
   path: string,
-  { node, publicIp, assigned, log }: RememberContext,
+  { node, uplink, assigned, log }: RememberContext,
 ): Remembered | undefined {
   const snapshot = readSnapshot(path, log);
   if (snapshot === undefined) return undefined;
@@ -35,18 +35,28 @@ export function remember(
   try {
     const network = parseNetworkConfig(document);
     if (nodeId !== node.id) throw new Error(`they are those of the node with id ${nodeId}`);
-    if (!assigned && own.attributes.publicIp?.equals(publicIp) !== true)
-      throw new Error(`our address was ${own.attributes.publicIp} then`);
+    if (!assigned) refuseMoved(own, uplink);
     const isOurs = assigned
       ? subnetsOf(own.subnets).every((subnet) =>
           [network.ipv4, network.ipv6].some((range) => range?.network.contains(subnet) === true),
         )
       : isCompatible(network, own.subnets);
     if (!isOurs) throw new Error("our subnet is not of that network");
-    if (network.backend.type === "vxlan") leaseVtepMac(own);
+    if (network.backend.type === "vxlan")
+      for (const { family } of subnetsOf(own.subnets)) leaseVtepMac(own, family);
     return { document, network, snapshot };
   } catch (error) {
     log.warn("the saved leases are ignored", { path, reason: errorText(error) });
     return undefined;
+  }
+}
+
+/** @throws Error where our address is another than it was; not every backend publishes the IPv6 one */
+function refuseMoved({ subnets, attributes }: Lease, uplink: RememberContext["uplink"]): void {
+  for (const { family } of subnetsOf(subnets)) {
+    const then = publicAddress(attributes, family);
+    if (family === 6 && then === undefined) continue;
+    if (then?.equals(family === 4 ? uplink.publicIp : uplink.publicIpv6) !== true)
+      throw new Error(`our address was ${then} then`);
   }
 }

@@ -32,6 +32,8 @@ export interface BackendSetup {
   readonly type: string;
   /** The device it will make; undefined for a backend without one, whose engine is `none`. */
   readonly device: string | undefined;
+  /** The second one, for IPv6, where each family has its own. */
+  readonly deviceV6?: string;
   /** The kernel devices that flannel makes for such a network; absent: none that are this network's alone. */
   readonly flannelDevices?: readonly { readonly name: string; readonly vni: number }[];
   /** Options asked for that only the kernel's device has. */
@@ -48,6 +50,11 @@ export interface BackendSetup {
   open(engine: EngineName): Backend;
 }
 
+/** The devices, those that there are. */
+export function devicesOf({ device, deviceV6 }: Pick<BackendSetup, "device" | "deviceV6">): string[] {
+  return [device, deviceV6].filter((one) => one !== undefined);
+}
+
 /** One with a device. */
 export interface TunnelSetup extends BackendSetup {
   readonly device: string;
@@ -62,6 +69,8 @@ export interface KnownVtep {
   readonly existing: Lease | undefined;
   /** What this host remembers, or holds. */
   readonly savedMac: Mac | undefined;
+  /** That of the second device. */
+  readonly savedMacV6?: Mac | undefined;
   /** What a command of the operator has said to publish. */
   readonly published?: string | undefined;
 }

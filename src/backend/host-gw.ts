@@ -2,7 +2,7 @@ import { FlannelError } from "../base/error.ts";
 import { type Lease, subnetsOf } from "../lease/lease.ts";
 import type { Prefix } from "../net/prefix.ts";
 import { isOneHop, type Reach } from "../net/reach.ts";
-import type { Uplink } from "../net/uplink.ts";
+import { type Uplink, uplinkInterface } from "../net/uplink.ts";
 import { emptyPlan, type RouteItem } from "../plan/plan.ts";
 import type { BackendContext, BackendPlan, BackendSetup } from "./backend.ts";
 import { nextHop, type RefusedPeer, selectPeers } from "./peers.ts";
@@ -45,12 +45,10 @@ function planHostGw(
     const reasons: string[] = [];
     for (const to of subnetsOf(lease.subnets)) {
       const via = nextHop(lease, to);
+      const device = uplinkInterface(uplink, to.family).name;
       if (via === undefined) reasons.push(`no route to ${to}: it has no PublicIPv6`);
-      else if (isOneHop(reach, via)) routes.push({ to, via, device: uplink.name, onLink: false });
-      else
-        reasons.push(
-          `no route to ${to}: ${via} is not on the network of ${uplink.name}, as host-gw needs it`,
-        );
+      else if (isOneHop(reach, via)) routes.push({ to, via, device, onLink: false });
+      else reasons.push(`no route to ${to}: ${via} is not on the network of ${device}, as host-gw needs it`);
     }
     if (reasons.length > 0) refused.push({ lease, kind: "unreachable", reason: reasons.join("; ") });
   }

@@ -1,10 +1,12 @@
-import { type Lease, leaseKey, type LeaseSubnets, subnetsOf } from "../lease/lease.ts";
+import { type Lease, leaseKey, type LeaseSubnets, publicAddress, subnetsOf } from "../lease/lease.ts";
 import type { Family, IpAddress } from "../net/address.ts";
 import { Prefix } from "../net/prefix.ts";
 
 /** A peer's lease that this node does not use, and why. */
 export interface RefusedPeer extends Refusal {
   readonly lease: Lease;
+  /** Its subnet of the other family is used. */
+  readonly partly?: true;
 }
 
 export interface Refusal {
@@ -36,13 +38,16 @@ export interface PeerContext {
   readonly subnetLengths: Readonly<Partial<Record<Family, number>>>;
   /** The type a peer's lease must carry; undefined: any. */
   readonly backendType: string | undefined;
+  /** Only subnets and addresses of this family count, and leases without such a subnet are passed over. */
+  readonly family?: Family;
 }
 
 /**
  * Sorts out leases that must not become routes, whoever wrote them: those of another backend, outside the
  * overlay, overlapping ours or one another, or with an address no host can have. The result does not depend on the order of `leases`; `usable` is sorted by subnet.
  */
-export function selectPeers(leases: readonly Lease[], context: PeerContext): PeerSelection {
+export function selectPeers(all: readonly Lease[], context: PeerContext): PeerSelection {
+  const leases = all.filter(({ subnets }) => subnetsIn(subnets, context).length > 0);
   const usable: Lease[] = [];
   const refused: RefusedPeer[] = [];
   const overlapping = findOverlapping(
@@ -58,17 +63,18 @@ export function selectPeers(leases: readonly Lease[], context: PeerContext): Pee
 }
 
 /** What is wrong with a lease taken by itself. */
-function ownReason(lease: Lease, { own, overlay, backendType }: PeerContext): Refusal | undefined {
-  const { publicIp, backendType: type } = lease.attributes;
+function ownReason(lease: Lease, context: PeerContext): Refusal | undefined {
+  const { own, overlay, backendType, family = 4 } = context;
+  const { backendType: type } = lease.attributes;
   if (backendType !== undefined && type !== backendType)
     return {
       kind: "backend-type",
       reason: `backend type ${JSON.stringify(type)} is not ${JSON.stringify(backendType)}`,
     };
-  const address = addressReason(publicIp, own.attributes.publicIp);
+  const address = addressReason(lease, own, family);
   if (address !== undefined) return { kind: "public-ip", reason: address };
-  const ownSubnets = subnetsOf(own.subnets);
-  for (const subnet of subnetsOf(lease.subnets)) {
+  const ownSubnets = subnetsIn(own.subnets, context);
+  for (const subnet of subnetsIn(lease.subnets, context)) {
     if (!overlay.some((network) => network.contains(subnet)))
       return { kind: "outside-overlay", reason: `${subnet} is outside the overlay network` };
     const mine = ownSubnets.find((candidate) => candidate.overlaps(subnet));
@@ -77,23 +83,32 @@ function ownReason(lease: Lease, { own, overlay, backendType }: PeerContext): Re
   return undefined;
 }
 
-function addressReason(publicIp: IpAddress | undefined, own: IpAddress | undefined): string | undefined {
-  if (publicIp === undefined) return "it has no PublicIP";
-  if (!isHostAddress(publicIp)) return `PublicIP ${publicIp} is no host's address`;
-  if (publicIp.family !== own?.family) return `PublicIP ${publicIp} is of another family than ours`;
-  if (publicIp.equals(own)) return `PublicIP ${publicIp} is our own`;
+function addressReason(lease: Lease, own: Lease, family: Family): string | undefined {
+  const name = family === 4 ? "PublicIP" : "PublicIPv6";
+  const address = publicAddress(lease.attributes, family);
+  const ours = publicAddress(own.attributes, family);
+  if (address === undefined) return `it has no ${name}`;
+  if (!isHostAddress(address)) return `${name} ${address} is no host's address`;
+  if (isLinkLocalIpv6(address)) return `${name} ${address} means a host on one link only`;
+  if (address.family !== ours?.family) return `${name} ${address} is of another family than ours`;
+  if (address.equals(ours)) return `${name} ${address} is our own`;
   return undefined;
+}
+
+function subnetsIn(subnets: LeaseSubnets, { family }: Pick<PeerContext, "family">): Prefix[] {
+  return subnetsOf(subnets).filter((subnet) => family === undefined || subnet.family === family);
 }
 
 /**
  * Leases that overlap another which goes before them: one of the network's own subnet length, as every node
  * allocates it, before any other, so that nobody takes a piece out of a node's subnet; then the more specific.
  */
-function findOverlapping(leases: readonly Lease[], { subnetLengths }: PeerContext): Map<Lease, Refusal> {
+function findOverlapping(leases: readonly Lease[], context: PeerContext): Map<Lease, Refusal> {
+  const { subnetLengths } = context;
   const rank = ({ family, length }: Prefix) => (length === subnetLengths[family] ? 0 : 1);
   const entries = leases
     .flatMap((lease) =>
-      subnetsOf(lease.subnets).map((subnet) => ({ subnet, lease, key: leaseKey(lease.subnets) })),
+      subnetsIn(lease.subnets, context).map((subnet) => ({ subnet, lease, key: leaseKey(lease.subnets) })),
     )
     .sort(
       (a, b) =>
@@ -123,7 +138,7 @@ function findOverlapping(leases: readonly Lease[], { subnetLengths }: PeerContex
 
 /** The peer's own address that a plain route to its `subnet` goes by: of the same family. */
 export function nextHop({ attributes }: Lease, { family }: Prefix): IpAddress | undefined {
-  return family === 4 ? attributes.publicIp : attributes.publicIpv6;
+  return publicAddress(attributes, family);
 }
 
 export function compareSubnets(a: LeaseSubnets, b: LeaseSubnets): number {
@@ -131,6 +146,28 @@ export function compareSubnets(a: LeaseSubnets, b: LeaseSubnets): number {
   if (firstA === undefined || firstB === undefined)
     return firstA === firstB ? 0 : firstA === undefined ? -1 : 1;
   return firstA.compare(firstB) || (leaseKey(a) < leaseKey(b) ? -1 : leaseKey(a) > leaseKey(b) ? 1 : 0);
+}
+
+/** One list of what several selections refused: a line a lease, partly so where it is among `used` all the same. */
+export function mergeRefused(refused: readonly RefusedPeer[], used: ReadonlySet<Lease>): RefusedPeer[] {
+  const byLease = new Map<Lease, RefusedPeer>();
+  for (const { lease, reason, kind } of refused) {
+    const other = byLease.get(lease);
+    const reasons = new Set([...(other === undefined ? [] : [other.reason]), reason]);
+    const first = other?.kind ?? kind;
+    byLease.set(lease, {
+      lease,
+      ...(first === undefined ? {} : { kind: first }),
+      reason: [...reasons].join("; "),
+      ...(used.has(lease) ? { partly: true } : {}),
+    });
+  }
+  return [...byLease.values()];
+}
+
+/** fe80::/10: it takes an interface to say which host is meant. */
+function isLinkLocalIpv6({ family, value }: IpAddress): boolean {
+  return family === 6 && value >> 118n === 0x3fan;
 }
 
 /** Not unspecified, loopback, multicast, reserved or link-scoped multicast. */

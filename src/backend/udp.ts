@@ -34,7 +34,7 @@ export function setUpUdp(config: BackendConfig, context: BackendContext): Tunnel
   const { uplink } = context;
   const local = localAddress(uplink);
   const mtuBytes = uplink.mtuBytes - udpOverheadBytes;
-  if (mtuBytes < mtuBytesMin) {
+  if (mtuBytes < mtuBytesMin[4]) {
     throw new FlannelError(
       "network/mtu",
       `interface ${uplink.name} has an MTU of ${uplink.mtuBytes} bytes, too small for the udp backend`,

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import type { Lease, LeaseAttributes } from "../lease/lease.ts";
-import type { IpAddress } from "../net/address.ts";
+import { type Lease, type LeaseAttributes, publicAddress } from "../lease/lease.ts";
+import type { Family, IpAddress } from "../net/address.ts";
 import { localMac, type Mac, parseMac } from "../net/mac.ts";
 import { compareSubnets, type RefusedPeer } from "./peers.ts";
 
@@ -10,18 +10,28 @@ export function deriveVtepMac(nodeId: string, publicIp: IpAddress, vni: number, 
   return localMac(createHash("sha256").update(input).digest());
 }
 
-/** The MAC that a lease names for its VTEP. @throws FlannelError `mac/invalid` */
-export function leaseVtepMac({ attributes: { backendData } }: Lease): Mac {
-  const members = typeof backendData === "object" && backendData !== null ? Object.entries(backendData) : [];
+/** The MAC that a lease names for its VTEP of one family. @throws FlannelError `mac/invalid` */
+export function leaseVtepMac({ attributes }: Lease, family: Family = 4): Mac {
+  const data = family === 4 ? attributes.backendData : attributes.backendV6Data;
+  const members = typeof data === "object" && data !== null ? Object.entries(data) : [];
   const text = members.find(([key]) => key.toLowerCase() === "vtepmac")?.[1];
   return parseMac(typeof text === "string" ? text : "");
 }
 
+/** The attributes with another MAC for the VTEP of one family; both have data of their own, as in flannel. */
+export function withVtepMac(
+  attributes: LeaseAttributes,
+  { family, vni, mac }: { family: Family; vni: number; mac: Mac },
+): LeaseAttributes {
+  const data = { VNI: vni, VtepMAC: mac };
+  return { ...attributes, ...(family === 4 ? { backendData: data } : { backendV6Data: data }) };
+}
+
 /** The same, undefined where the lease is of another backend or names no valid one. */
-export function findVtepMac(lease: Lease | undefined): Mac | undefined {
+export function findVtepMac(lease: Lease | undefined, family: Family = 4): Mac | undefined {
   if (lease?.attributes.backendType !== "vxlan") return undefined;
   try {
-    return leaseVtepMac(lease);
+    return leaseVtepMac(lease, family);
   } catch {
     return undefined;
   }
@@ -34,19 +44,24 @@ export interface Vtep {
 }
 
 /**
- * The VTEPs of the leases. One MAC leads to one host, so of two hosts that claim the same MAC the one with the
+ * The VTEPs of the leases in one family. One MAC leads to one host, so of two hosts that claim the same MAC the one with the
  * lower subnet is believed; one host may hold several leases.
  */
-export function findVteps(leases: readonly Lease[], ownMac: Mac): { vteps: Vtep[]; refused: RefusedPeer[] } {
+export function findVteps(
+  leases: readonly Lease[],
+  ownMac: Mac,
+  family: Family,
+): { vteps: Vtep[]; refused: RefusedPeer[] } {
   const hosts = new Map<Mac, IpAddress>();
   const vteps: Vtep[] = [];
   const refused: RefusedPeer[] = [];
   for (const lease of leases) {
-    const { publicIp } = lease.attributes;
+    const publicIp = publicAddress(lease.attributes, family);
     if (publicIp === undefined) continue;
-    const mac = findVtepMac(lease);
+    const mac = findVtepMac(lease, family);
     if (mac === undefined) {
-      refused.push({ lease, kind: "vtep-mac", reason: "BackendData has no valid VtepMAC" });
+      const data = family === 4 ? "BackendData" : "BackendV6Data";
+      refused.push({ lease, kind: "vtep-mac", reason: `${data} has no valid VtepMAC` });
       continue;
     }
     const host = hosts.get(mac);
@@ -61,21 +76,21 @@ export function findVteps(leases: readonly Lease[], ownMac: Mac): { vteps: Vtep[
   return { vteps, refused };
 }
 
-/** Of two nodes with one MAC, the one with the higher subnet takes another. */
-export function attributesAfterCollision(
+/** Of two nodes with one MAC in a family, the one with the higher subnet takes another. @returns which */
+export function macAfterCollision(
   own: Lease,
   usable: readonly Lease[],
-  { nodeId, vni }: { nodeId: string; vni: number },
-): LeaseAttributes | undefined {
-  const mac = leaseVtepMac(own);
+  { nodeId, vni, family }: { nodeId: string; vni: number; family: Family },
+): Mac | undefined {
+  const mac = leaseVtepMac(own, family);
   const lower = usable.filter((lease) => compareSubnets(lease.subnets, own.subnets) < 0);
-  if (!lower.some((lease) => findVtepMac(lease) === mac)) return undefined;
-  const { publicIp } = own.attributes;
+  if (!lower.some((lease) => findVtepMac(lease, family) === mac)) return undefined;
+  const publicIp = publicAddress(own.attributes, family);
   if (publicIp === undefined) return undefined;
-  const taken = new Set(usable.map(findVtepMac));
+  const taken = new Set(usable.map((lease) => findVtepMac(lease, family)));
   let attempt = 0;
   let derived: Mac;
   do derived = deriveVtepMac(nodeId, publicIp, vni, attempt++);
   while (taken.has(derived));
-  return { ...own.attributes, backendData: { VNI: vni, VtepMAC: derived } };
+  return derived;
 }

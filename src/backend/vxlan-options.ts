@@ -1,14 +1,15 @@
 import type { BackendConfig } from "../config/network.ts";
+import type { Family } from "../net/address.ts";
 import { backendOptions } from "./options.ts";
 
-/** Bytes VXLAN adds to a packet over IPv4: outer IP 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 §5). */
-export const vxlanOverheadBytes = 50;
+/** Bytes VXLAN adds by the family outside: IP 20 or 40, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 §5). */
+export const vxlanOverheadBytes: Readonly<Record<Family, number>> = { 4: 50, 6: 70 };
 
 /** The Linux kernel's port for VXLAN, which flannel uses; IANA's is 4789. */
 const defaultPort = 8472;
 
-/** IPv4 needs 68 (RFC 791); below 1280 IPv6 would not work (RFC 8200 §5). */
-export const mtuBytesMin = 68;
+/** What the family inside needs (RFC 791, RFC 8200 §5). */
+export const mtuBytesMin: Readonly<Record<Family, number>> = { 4: 68, 6: 1280 };
 
 /** Backend options as flannel names them, with its defaults. */
 export interface VxlanOptions {
@@ -28,7 +29,7 @@ export function parseVxlanOptions(config: BackendConfig): VxlanOptions {
     vni: integer("vni", 1, 2 ** 24 - 1) ?? 1,
     // flannel: 0 is the kernel's default.
     port: integer("port", 0, 65535) || defaultPort,
-    underlayMtuBytes: integer("mtu", mtuBytesMin + vxlanOverheadBytes, 65535),
+    underlayMtuBytes: integer("mtu", mtuBytesMin[4] + vxlanOverheadBytes[4], 65535),
     gbp: flag("gbp"),
     learning: flag("learning"),
     directRouting: flag("directrouting"),

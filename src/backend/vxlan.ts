@@ -1,26 +1,44 @@
 import { FlannelError } from "../base/error.ts";
 import type { BackendConfig } from "../config/network.ts";
-import { type Lease, subnetsOf } from "../lease/lease.ts";
-import { familyBits, type IpAddress } from "../net/address.ts";
+import { type Lease, type LeaseAttributes, subnetsOf } from "../lease/lease.ts";
+import { type Family, familyBits, type IpAddress } from "../net/address.ts";
 import type { Mac } from "../net/mac.ts";
 import type { Prefix } from "../net/prefix.ts";
 import { isOneHop, type Reach } from "../net/reach.ts";
+import { type Uplink, type UplinkInterface, uplinkInterface } from "../net/uplink.ts";
 import { emptyPlan, type LinkItem, type Plan, type TunnelEngine } from "../plan/plan.ts";
 import type { BackendContext, BackendPlan, TunnelSetup } from "./backend.ts";
-import { localAddress } from "./local-address.ts";
-import { nextHop, selectPeers } from "./peers.ts";
-import { attributesAfterCollision, deriveVtepMac, findVtepMac, findVteps, leaseVtepMac } from "./vtep.ts";
+import { mergeRefused, nextHop, type RefusedPeer, selectPeers } from "./peers.ts";
+import {
+  deriveVtepMac,
+  findVtepMac,
+  findVteps,
+  leaseVtepMac,
+  macAfterCollision,
+  withVtepMac,
+} from "./vtep.ts";
 import { mtuBytesMin, parseVxlanOptions, type VxlanOptions, vxlanOverheadBytes } from "./vxlan-options.ts";
 
 interface VxlanContext extends BackendContext {
   readonly options: VxlanOptions;
   readonly engine: TunnelEngine | "kernel";
+}
+
+/** One family's tunnel: IPv4 goes over IPv4 and IPv6 over IPv6, each by a device of its own, as in flannel. */
+interface FamilyTunnel {
+  readonly family: Family;
+  readonly device: string;
+  /** What packets leave by, and from. */
+  readonly via: UplinkInterface;
+  readonly local: IpAddress;
+  /** Where peers send to. */
+  readonly publicIp: IpAddress;
   readonly mtuBytes: number;
 }
 
 /** The device's name, in every engine. */
-export function vxlanDevice(vni: number): string {
-  return `flannel.${vni}`;
+export function vxlanDevice(vni: number, family: Family = 4): string {
+  return family === 4 ? `flannel.${vni}` : `flannel-v6.${vni}`;
 }
 
 /**
@@ -29,37 +47,77 @@ export function vxlanDevice(vni: number): string {
  */
 export function setUpVxlan(config: BackendConfig, context: BackendContext): TunnelSetup {
   const options = parseVxlanOptions(config);
-  const { uplink } = context;
-  const mtuBytes = (options.underlayMtuBytes ?? uplink.mtuBytes) - vxlanOverheadBytes;
-  if (mtuBytes < mtuBytesMin) {
+  const { vni } = options;
+  const has = (family: Family) => context.overlay.some((network) => network.family === family);
+  const ipv6 = has(6) ? openTunnel(6, context.uplink, options) : undefined;
+  const ipv4 = has(4) || ipv6 === undefined ? openTunnel(4, context.uplink, options) : undefined;
+  const tunnels = [ipv4, ipv6].filter((tunnel) => tunnel !== undefined);
+  return {
+    type: "vxlan",
+    device: vxlanDevice(vni, ipv4 === undefined ? 6 : 4),
+    ...(ipv4 === undefined || ipv6 === undefined ? {} : { deviceV6: ipv6.device }),
+    // One for each family: what flannel left of one that is disabled now goes.
+    flannelDevices: ([4, 6] as const).map((family) => ({ name: vxlanDevice(vni, family), vni })),
+    kernelOnly: [...(options.gbp ? ["GBP"] : []), ...(options.learning ? ["Learning"] : [])],
+    usesReach: options.directRouting,
+    attributes({ existing, savedMac, savedMacV6 }) {
+      let attributes: LeaseAttributes = {
+        ...(ipv4 && { publicIp: ipv4.publicIp }),
+        ...(ipv6 && { publicIpv6: ipv6.publicIp }),
+        backendType: "vxlan",
+      };
+      for (const { family, publicIp } of tunnels) {
+        const saved = family === 6 && ipv4 !== undefined ? savedMacV6 : savedMac;
+        const mac = findVtepMac(existing, family) ?? saved ?? deriveVtepMac(context.nodeId, publicIp, vni);
+        attributes = withVtepMac(attributes, { family, vni, mac });
+      }
+      return attributes;
+    },
+    open(engine) {
+      if (engine === "none") throw new Error("vxlan needs an engine");
+      const vxlan = { ...context, options, engine };
+      return {
+        // What pods may send whichever family they use.
+        mtuBytes: Math.min(...tunnels.map((tunnel) => tunnel.mtuBytes)),
+        plan: (own, peers, reach) => planVxlan({ own, peers, reach, tunnels }, vxlan),
+      };
+    },
+  };
+}
+
+/** @throws FlannelError `network/mtu`, `uplink/no-address` */
+function openTunnel(family: Family, uplink: Uplink, { vni, underlayMtuBytes }: VxlanOptions): FamilyTunnel {
+  const via = uplinkInterface(uplink, family);
+  const local = family === 4 ? uplink.address : uplink.addressV6;
+  if (local === undefined) {
+    throw new FlannelError(
+      "uplink/no-address",
+      `interface ${via.name} has no usable IPv${family} address, and the network has IPv${family}`,
+      {},
+      {
+        exitCode: 1,
+        remedy:
+          family === 4
+            ? "Give it one, or name another interface with uplink.interface"
+            : "Give it one that is not link-local, name one elsewhere with uplink.public_ipv6, or take EnableIPv6 out of the network configuration",
+      },
+    );
+  }
+  const mtuBytes = (underlayMtuBytes ?? via.mtuBytes) - vxlanOverheadBytes[family];
+  if (mtuBytes < mtuBytesMin[family]) {
+    const mtu =
+      underlayMtuBytes === undefined
+        ? `interface ${via.name} has an MTU of ${via.mtuBytes} bytes`
+        : `the Backend's MTU is ${underlayMtuBytes} bytes`;
     throw new FlannelError(
       "network/mtu",
-      `interface ${uplink.name} has an MTU of ${uplink.mtuBytes} bytes, too small for VXLAN`,
+      `${mtu}, too small for IPv${family} in VXLAN`,
       {},
       { remedy: "Choose another interface or raise its MTU" },
     );
   }
-  const publicIp = uplink.publicIp ?? localAddress(uplink);
-  return {
-    type: "vxlan",
-    device: vxlanDevice(options.vni),
-    // One for each family; ours carries both.
-    flannelDevices: [vxlanDevice(options.vni), `flannel-v6.${options.vni}`].map((name) => ({
-      name,
-      vni: options.vni,
-    })),
-    kernelOnly: [...(options.gbp ? ["GBP"] : []), ...(options.learning ? ["Learning"] : [])],
-    usesReach: options.directRouting,
-    attributes({ existing, savedMac }) {
-      const mac = findVtepMac(existing) ?? savedMac ?? deriveVtepMac(context.nodeId, publicIp, options.vni);
-      return { publicIp, backendType: "vxlan", backendData: { VNI: options.vni, VtepMAC: mac } };
-    },
-    open(engine) {
-      if (engine === "none") throw new Error("vxlan needs an engine");
-      const vxlan = { ...context, options, engine, mtuBytes };
-      return { mtuBytes, plan: (own, peers, reach) => planVxlan(own, peers, reach, vxlan) };
-    },
-  };
+  const publicIp = (family === 4 ? uplink.publicIp : uplink.publicIpv6) ?? local;
+  return { family, device: vxlanDevice(vni, family), via, local, publicIp, mtuBytes };
 }
 
 /** A peer's subnet and where it is. */
@@ -71,41 +129,92 @@ interface PeerSubnet {
   readonly direct: IpAddress | undefined;
 }
 
-function planVxlan(own: Lease, leases: readonly Lease[], reach: Reach, context: VxlanContext): BackendPlan {
-  const { overlay, subnetLengths, options, engine, uplink, nodeId, mtuBytes } = context;
-  const device = vxlanDevice(options.vni);
-  const vtepMac = leaseVtepMac(own);
-  const selection = selectPeers(leases, { own, overlay, subnetLengths, backendType: "vxlan" });
-  const { vteps, refused } = findVteps(selection.usable, vtepMac);
-  const republish = attributesAfterCollision(own, selection.usable, { nodeId, vni: options.vni });
+interface PlanInput {
+  readonly own: Lease;
+  readonly peers: readonly Lease[];
+  readonly reach: Reach;
+}
+
+function planVxlan(
+  { tunnels, ...input }: PlanInput & { readonly tunnels: readonly FamilyTunnel[] },
+  context: VxlanContext,
+): BackendPlan {
+  const parts = tunnels.map((tunnel) => planTunnel(tunnel, input, context));
+  const newMacs = parts.flatMap(({ newMac, family }) =>
+    newMac === undefined ? [] : [{ family, mac: newMac }],
+  );
+  const { vni } = context.options;
+  const republish = newMacs.reduce<LeaseAttributes>(
+    (attributes, { family, mac }) => withVtepMac(attributes, { family, vni, mac }),
+    input.own.attributes,
+  );
+  const all = <Item>(list: (plan: Plan) => readonly Item[]) => parts.flatMap(({ plan }) => list(plan));
+  return {
+    plan: {
+      ...emptyPlan,
+      links: all(({ links }) => links),
+      addresses: all(({ addresses }) => addresses),
+      neighbours: all(({ neighbours }) => neighbours),
+      fdb: all(({ fdb }) => fdb),
+      routes: all(({ routes }) => routes),
+      tunnels: all((plan) => plan.tunnels),
+      forwards: all(({ forwards }) => forwards),
+    },
+    refused: mergeRefused(
+      parts.flatMap(({ refused }) => refused),
+      new Set(parts.flatMap(({ used }) => used)),
+    ),
+    ...(newMacs.length === 0 ? {} : { republish }),
+  };
+}
+
+/** What one family's device needs. */
+interface TunnelPlan {
+  readonly family: Family;
+  readonly plan: Plan;
+  readonly used: readonly Lease[];
+  readonly refused: readonly RefusedPeer[];
+  /** Ours, where a peer has the one we had. */
+  readonly newMac: Mac | undefined;
+}
+
+function planTunnel(
+  tunnel: FamilyTunnel,
+  { own, peers, reach }: PlanInput,
+  context: VxlanContext,
+): TunnelPlan {
+  const { overlay, subnetLengths, options, engine, nodeId } = context;
+  const { family, device, via } = tunnel;
+  const vtepMac = leaseVtepMac(own, family);
+  const ofFamily = (lease: Lease) => subnetsOf(lease.subnets).filter((subnet) => subnet.family === family);
+  const selection = selectPeers(peers, { own, overlay, subnetLengths, backendType: "vxlan", family });
+  const { vteps, refused } = findVteps(selection.usable, vtepMac, family);
   const subnets = vteps.flatMap(({ lease, publicIp, mac }) =>
-    subnetsOf(lease.subnets).map((subnet): PeerSubnet => {
+    ofFamily(lease).map((subnet): PeerSubnet => {
       const hop = options.directRouting ? nextHop(lease, subnet) : undefined;
       return { subnet, publicIp, mac, direct: hop !== undefined && isOneHop(reach, hop) ? hop : undefined };
     }),
   );
   const common: Plan = {
     ...emptyPlan,
-    links: [linkItem(context, device, vtepMac, mtuBytes)],
-    addresses: subnetsOf(own.subnets).map(({ address }) => ({
-      device,
-      address,
-      length: familyBits(address.family),
-    })),
+    links: [linkItem(context, tunnel, vtepMac)],
+    addresses: ofFamily(own).map(({ address }) => ({ device, address, length: familyBits(family) })),
     routes: subnets.map(({ subnet, direct }) =>
       direct === undefined
         ? { to: subnet, via: subnet.address, device, onLink: true }
-        : { to: subnet, via: direct, device: uplink.name, onLink: false },
+        : { to: subnet, via: direct, device: via.name, onLink: false },
     ),
   };
   const byEngine =
     engine === "kernel"
       ? kernelEntries(device, subnets)
-      : userspaceEntries(engine, context, { device, vtepMac, subnets });
+      : userspaceEntries(engine, context, { tunnel, vtepMac, subnets });
   return {
+    family,
     plan: { ...common, ...byEngine },
+    used: vteps.map(({ lease }) => lease),
     refused: [...selection.refused, ...refused],
-    ...(republish === undefined ? {} : { republish }),
+    newMac: macAfterCollision(own, selection.usable, { nodeId, vni: options.vni, family }),
   };
 }
 
@@ -119,14 +228,17 @@ function kernelEntries(device: string, all: readonly PeerSubnet[]): Pick<Plan, "
   };
 }
 
-/** The table has every peer: one that we route to directly may still come by the tunnel, where it sees us otherwise. */
+/**
+ * The table has every peer: one that we route to directly may still come by the tunnel, where it sees us otherwise.
+ * Each tunnel knows the networks of both families: nobody may send for the one in the tunnel of the other.
+ */
 function userspaceEntries(
   engine: TunnelEngine,
-  { options, uplink, mtuBytes, overlay, strict, allowSources, latency }: VxlanContext,
-  { device, vtepMac, subnets }: { device: string; vtepMac: Mac; subnets: readonly PeerSubnet[] },
+  { options, overlay, strict, allowSources, latency }: VxlanContext,
+  { tunnel, vtepMac, subnets }: { tunnel: FamilyTunnel; vtepMac: Mac; subnets: readonly PeerSubnet[] },
 ): Pick<Plan, "tunnels" | "forwards"> {
   const { vni, port } = options;
-  const local = localAddress(uplink);
+  const { device, local, mtuBytes } = tunnel;
   return {
     tunnels: [
       {
@@ -139,22 +251,11 @@ function userspaceEntries(
 }
 
 function linkItem(
-  { engine, options, uplink }: VxlanContext,
-  name: string,
-  vtepMac: Mac,
-  mtuBytes: number,
+  { engine, options }: VxlanContext,
+  { device: name, local, via, mtuBytes }: FamilyTunnel,
+  mac: Mac,
 ): LinkItem {
   if (engine !== "kernel") return { kind: "tun", name, mtuBytes };
-  return {
-    kind: "vxlan",
-    name,
-    mtuBytes,
-    mac: vtepMac,
-    vni: options.vni,
-    port: options.port,
-    local: localAddress(uplink),
-    uplink: uplink.name,
-    learning: options.learning,
-    gbp: options.gbp,
-  };
+  const { vni, port, learning, gbp } = options;
+  return { kind: "vxlan", name, mtuBytes, mac, vni, port, local, uplink: via.name, learning, gbp };
 }

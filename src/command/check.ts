@@ -5,6 +5,7 @@ import { tomlText } from "../config/toml-text.ts";
 import { chooseUplink, passedOverLines, uplinkChoice } from "../host/uplink.ts";
 import type { ChosenUplink } from "../host/uplink-decision.ts";
 import { openAddon } from "../native/addon.ts";
+import type { Uplink } from "../net/uplink.ts";
 
 /** `check` takes these beside the flags of `run`. */
 export const checkFlags: readonly CommandFlag[] = [
@@ -71,10 +72,17 @@ function uplinkLines(answer: UplinkAnswer | undefined): string[] {
     `${uplink.publicIp}` === `${uplink.address}` ? "" : `, known to others as ${uplink.publicIp}`;
   return [
     "",
-    `# On this host, the uplink is ${uplink.name} with ${uplink.address}${publicIp}: ${reason}`,
+    `# On this host, the uplink is ${uplink.name} with ${uplink.address}${publicIp}${ipv6Text(uplink)}: ${reason}`,
     ...(passedOver.length === 0 ? [] : ["# Passed over:"]),
     ...passedOverLines(answer).map((line) => `#   ${line}`),
   ];
+}
+
+function ipv6Text({ interfaceV6, addressV6, publicIpv6 }: Uplink): string {
+  if (addressV6 === undefined) return "";
+  const elsewhere = interfaceV6 === undefined ? "" : `${interfaceV6.name} with `;
+  const publicIp = `${publicIpv6}` === `${addressV6}` ? "" : `, known to others as ${publicIpv6}`;
+  return ` and ${elsewhere}${addressV6}${publicIp}`;
 }
 
 function textLines(valueFor: Of<unknown>, originFor: Of<string>): string[] {

@@ -1,4 +1,5 @@
-import { adoptionOf, findRivals, readAdoptableMac } from "../adoption.ts";
+import { adoptionOf, findRivals, readAdoptableMac, readKnownMacs } from "../adoption.ts";
+import { devicesOf } from "../backend/backend.ts";
 import { systemClock } from "../base/clock.ts";
 import { FlannelError } from "../base/error.ts";
 import { silentLog } from "../base/log.ts";
@@ -45,11 +46,14 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
       { remedy: "The first start of the daemon takes one; until then there is nothing to plan" },
     );
   }
+  const adopt = adoptionOf(config, overlay);
+  const known = await readKnownMacs(config, { kernel, backend, adopt, log: silentLog });
+  // As the start will publish it: another program's lease, or an earlier version's, may lack something.
+  const renewed = { ...own, attributes: backend.attributes({ existing: own, ...known }) };
   const wanted = backend
     .open(engine.engine)
-    .plan(own, table.peers(own.subnets), await readReach(kernel, uplink));
+    .plan(renewed, table.peers(own.subnets), await readReach(kernel, uplink));
   using engines = openUserspaceEngines(addon);
-  const adopt = adoptionOf(config, overlay);
   const scope = kernelScope(config, ranges, adopt);
   const reconciler = openReconciler({
     kernel,
@@ -60,11 +64,9 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
     clock: systemClock,
   });
   const steps = await reconciler.preview(wanted.plan);
-  const { device } = backend;
-  const adoptable =
-    device !== undefined && (await readAdoptableMac(kernel, adopt, device)) !== undefined
-      ? device
-      : undefined;
+  const adoptable: string[] = [];
+  for (const device of devicesOf(backend))
+    if ((await readAdoptableMac(kernel, adopt, device)) !== undefined) adoptable.push(device);
   kernel.close();
   const firewall = await previewFirewall(firewallOptions(config, overlay), own.subnets, { addon });
   const flannelds = findRivals(config).map(({ pid }) => pid);
@@ -84,7 +86,7 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
     ...firewall.lines.map((line) => line.replace(/^. /, "$&firewall ")),
     ...wanted.refused.map(({ lease, reason }) => `# not used: ${leaseKey(lease.subnets)}: ${reason}`),
     ...(firewall.trouble === null ? [] : [`# firewall rules could not be set: ${firewall.trouble}`]),
-    ...(adoptable !== undefined ? [`# ${adoptable} is flannel's: ${swapText(adoptable, steps)}`] : []),
+    ...adoptable.map((device) => `# ${device} is flannel's: ${swapText(device, steps)}`),
     ...flannelds.map((pid) => `# flanneld (pid ${pid}) runs here: stop it before the start`),
     `# ${steps.length + firewall.lines.length} changes, engine ${engine.engine}: ${engine.reason}`,
     "",

@@ -43,7 +43,7 @@ const root = table("", {
       live: "uplink",
     }),
     public_ipv6: option(kind.ipv6, {
-      doc: "Its IPv6 counterpart. Packets travel over IPv4 in this release, so it only takes part in the choice of the interface, and leases do not carry it.",
+      doc: "Its IPv6 counterpart, published where the network has IPv6; unset: the interface's. Where the interface taken for IPv4 has no IPv6 address, the one that has this carries IPv6.",
       example: "2001:db8::10",
       flanneldFlag: "public-ipv6",
       live: "uplink",

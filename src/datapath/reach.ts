@@ -4,7 +4,7 @@ import type { Log } from "../base/log.ts";
 import type { Kernel } from "../native/ports.ts";
 import { tryParsePrefix } from "../net/prefix.ts";
 import type { Reach } from "../net/reach.ts";
-import type { Uplink } from "../net/uplink.ts";
+import { type Uplink, uplinkInterface } from "../net/uplink.ts";
 import { routeProtocol } from "./kernel.ts";
 
 /** Notifications are gathered for this long, so that a burst is one reading. */
@@ -17,13 +17,15 @@ const resyncMs = 30_000;
  * Who is one hop away over the uplink. Routes of the main table decide, as they do for `ip route get` on a host
  * without rules of its own; ours do not count, since what they say follows from this.
  */
-export async function readReach(kernel: Pick<Kernel, "routes">, { index }: Uplink): Promise<Reach> {
+export async function readReach(kernel: Pick<Kernel, "routes">, uplink: Uplink): Promise<Reach> {
   const routes = (await kernel.routes())
     .filter(({ protocol }) => protocol !== routeProtocol)
     .flatMap(({ to: text, via, linkIndex, type, multipath, metric }) => {
       const to = tryParsePrefix(text);
-      const direct = linkIndex === index && via === "" && type === "unicast" && !multipath;
-      return to === undefined ? [] : [{ to, direct, metric }];
+      if (to === undefined) return [];
+      const isUplink = linkIndex === uplinkInterface(uplink, to.family).index;
+      const direct = isUplink && via === "" && type === "unicast" && !multipath;
+      return [{ to, direct, metric }];
     })
     .sort((a, b) => a.to.compare(b.to) || a.metric - b.metric);
   const direct = routes.filter((route) => route.direct);

@@ -38,6 +38,8 @@ export interface LabHost {
   readonly namespace: string;
   /** On `eth0`. */
   readonly address: string;
+  /** On `eth0` too, where this kernel has IPv6. */
+  readonly addressV6: string;
 }
 
 /** The switch's own address, where the store listens. */
@@ -83,7 +85,7 @@ export async function openLab(label: string, hosts: number): Promise<Lab> {
   const addHost = async (): Promise<LabHost> => {
     const number = all.length + 1;
     const namespace = await namespaces.add(String(number));
-    const host = { number, namespace, address: `10.77.0.${number}` };
+    const host = { number, namespace, address: `10.77.0.${number}`, addressV6: `fd77::${number}` };
     const port = `port${number}`;
     await runProgram([
       ...["ip", "-n", switchNamespace, "link", "add", port, "type", "veth"],
@@ -92,6 +94,7 @@ export async function openLab(label: string, hosts: number): Promise<Lab> {
     await runProgram(["ip", "-n", switchNamespace, "link", "set", port, "master", "br0", "up"]);
     await runProgram(["ip", "-n", host.namespace, "address", "add", `${host.address}/24`, "dev", "eth0"]);
     await runProgram(["ip", "-n", host.namespace, "link", "set", "eth0", "up"]);
+    await addIpv6(host.namespace, "eth0", `${host.addressV6}/64`);
     await runProgram(["ip", "-n", host.namespace, "route", "add", "default", "via", switchAddress]);
     all.push(host);
     return host;
@@ -102,6 +105,7 @@ export async function openLab(label: string, hosts: number): Promise<Lab> {
     await runProgram(["ip", "-n", switchNamespace, "link", "add", "br0", "type", "bridge"]);
     await runProgram(["ip", "-n", switchNamespace, "address", "add", `${switchAddress}/24`, "dev", "br0"]);
     await runProgram(["ip", "-n", switchNamespace, "link", "set", "br0", "up"]);
+    await addIpv6(switchNamespace, "br0", "fd77::fe/64");
     for (let made = 0; made < hosts; made++) await addHost();
   } catch (error) {
     await namespaces[Symbol.asyncDispose]();
@@ -116,6 +120,11 @@ export async function openLab(label: string, hosts: number): Promise<Lab> {
     start: namespaces.start,
     [Symbol.asyncDispose]: () => namespaces[Symbol.asyncDispose](),
   };
+}
+
+/** At once, without looking for duplicates. A kernel without IPv6 goes without. */
+async function addIpv6(namespace: string, device: string, address: string): Promise<void> {
+  await tryProgram(["ip", "-n", namespace, "address", "add", address, "dev", device, "nodad"]);
 }
 
 /** Runs a program to its end in a namespace. */

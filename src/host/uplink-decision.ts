@@ -1,7 +1,7 @@
 import { FlannelError } from "../base/error.ts";
 import type { KernelAddress, KernelLink, KernelRoute } from "../native/ports.ts";
 import { type Family, type IpAddress, tryParseIpAddress } from "../net/address.ts";
-import type { Uplink } from "../net/uplink.ts";
+import type { Uplink, UplinkInterface } from "../net/uplink.ts";
 
 /** What the configuration says about the uplink; all empty leaves it to the default route. */
 export interface UplinkChoice {
@@ -159,7 +159,8 @@ function byReach({ reach = "it was not looked up", ...view }: HostView, target: 
   const address = source?.family === 4 ? source : usableAddresses(view, link, 4)[0];
   if (address === undefined) return noAddressText(link);
   const reason = `the kernel reaches ${target} over it`;
-  return { link, address, reason, against: () => `${target} is not reached over it` };
+  const addressV6 = usableAddresses(view, link, 6).find((one) => source?.equals(one) === true);
+  return { link, address, addressV6, reason, against: () => `${target} is not reached over it` };
 }
 
 function defaultRouteRule(view: HostView, { publicIp, publicIpv6 }: UplinkChoice): Rule {
@@ -188,14 +189,15 @@ function defaultRouteRule(view: HostView, { publicIp, publicIpv6 }: UplinkChoice
 
 function chosen(
   view: HostView,
-  { publicIp, publicIpv6 }: UplinkChoice,
-  { link, address, addressV6, reason, against }: Found,
+  choice: UplinkChoice,
+  found: Found,
   failed: readonly PassedOver[],
 ): ChosenUplink {
+  const { publicIp } = choice;
+  const { link, address, reason, against } = found;
   const all = usableAddresses(view, link, 4);
-  const allV6 = usableAddresses(view, link, 6);
-  const v6 = allV6.find((one) => publicIpv6?.equals(one) === true) ?? addressV6 ?? allV6[0];
-  const outerV6 = publicIpv6 ?? v6;
+  const v6 = findIpv6(view, choice, found);
+  const publicIpv6 = v6 && (choice.publicIpv6 ?? v6.address);
   const others = view.links.filter((other) => other.index !== link.index && !other.loopback);
   return {
     uplink: {
@@ -204,10 +206,12 @@ function chosen(
       mtuBytes: link.mtuBytes,
       address,
       publicIp: publicIp ?? address,
-      ...(v6 === undefined ? {} : { addressV6: v6 }),
-      ...(outerV6 === undefined ? {} : { publicIpv6: outerV6 }),
+      ...(v6 && { addressV6: v6.address }),
+      ...(publicIpv6 && { publicIpv6 }),
+      ...(v6 && v6.link !== link && { interfaceV6: interfaceOf(v6.link) }),
     },
-    reason,
+    reason:
+      v6 === undefined || v6.link === link ? reason : `${reason}; IPv6 by ${v6.link.name}: ${v6.reason}`,
     passedOver: [
       ...failed,
       ...all
@@ -222,9 +226,68 @@ function chosen(
   };
 }
 
+interface FoundV6 {
+  readonly link: KernelLink;
+  readonly address: IpAddress;
+  /** Why this interface, where it is another than IPv4's. */
+  readonly reason: string;
+}
+
+/**
+ * Where IPv6 leaves. As in flannel by IPv4's interface, where it has an address for that; where flannel would fail,
+ * by another that is configured, that has the public IPv6 address, or, where nothing is configured, that has the
+ * default route. Undefined where there is none, which harms only networks with IPv6.
+ */
+function findIpv6(view: HostView, choice: UplinkChoice, { link, addressV6 }: Found): FoundV6 | undefined {
+  const { interfaces, patterns, canReach, publicIpv6 } = choice;
+  const on = (other: KernelLink | undefined, reason: string, preferred?: IpAddress): FoundV6 | undefined => {
+    const usable = other === undefined ? [] : usableAddresses(view, other, 6);
+    const address = usable.find((one) => publicIpv6?.equals(one) === true) ?? preferred ?? usable[0];
+    return other === undefined || address === undefined ? undefined : { link: other, address, reason };
+  };
+  const linkOf = (index: number | undefined) => view.links.find((other) => other.index === index);
+  const ownerOf = (wanted: IpAddress | undefined) =>
+    linkOf(view.addresses.find((one) => tryParseIpAddress(one.address)?.equals(wanted) === true)?.linkIndex);
+  const byPublicIp = () => on(ownerOf(publicIpv6), "it has the public IPv6 address");
+  const same = on(link, "", addressV6);
+  if (interfaces.length > 0 || patterns.length > 0 || canReach !== undefined) {
+    const others = [
+      ...interfaces.map((wanted) => {
+        const address = tryParseIpAddress(wanted);
+        const preferred = address?.family === 6 ? address : undefined;
+        const other =
+          address === undefined ? view.links.find(({ name }) => name === wanted) : ownerOf(address);
+        return on(other, `interface ${wanted} is configured`, preferred);
+      }),
+      ...patterns.map((pattern) => {
+        const matches = view.links
+          .filter(isCandidate)
+          .toSorted((a, b) => a.index - b.index)
+          .flatMap((other) => {
+            const address = usableAddresses(view, other, 6).find((one) => pattern.test(`${one}`));
+            return address === undefined && !pattern.test(other.name) ? [] : [{ other, address }];
+          });
+        const best = matches.find(({ address }) => address !== undefined) ?? matches[0];
+        return on(best?.other, `it matches ${pattern.source}`, best?.address);
+      }),
+    ];
+    return same ?? byPublicIp() ?? others.find((one) => one !== undefined);
+  }
+  const [route] = view.routes
+    .filter(({ to, type }) => to === "::/0" && type === "unicast")
+    .toSorted((a, b) => a.metric - b.metric);
+  const byRoute = () => on(linkOf(route?.linkIndex), "it has the IPv6 default route");
+  return byPublicIp() ?? byRoute() ?? same;
+}
+
+function interfaceOf({ name, index, mtuBytes }: KernelLink): UplinkInterface {
+  return { name, index, mtuBytes };
+}
+
 /**
  * Addresses of the family that may carry the tunnel, the best first: global before link-local, permanent before
- * dynamic, lasting before temporary, then the kernel's order. Never a loopback or a deprecated one.
+ * dynamic, lasting before temporary, then the kernel's order. Never a loopback or a deprecated one, nor a
+ * link-local one of IPv6, which means nothing without an interface: flannel takes those, and publishes them.
  */
 function usableAddresses(
   { addresses }: Pick<HostView, "addresses">,
@@ -236,7 +299,11 @@ function usableAddresses(
   return addresses
     .filter(
       ({ linkIndex, address, scope, deprecated }) =>
-        linkIndex === index && !deprecated && scope !== "host" && !address.startsWith("127."),
+        linkIndex === index &&
+        !deprecated &&
+        scope !== "host" &&
+        !(scope === "link" && family === 6) &&
+        !address.startsWith("127."),
     )
     .toSorted((a, b) => rank(a) - rank(b))
     .flatMap(({ address }) => tryParseIpAddress(address) ?? [])

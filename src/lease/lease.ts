@@ -1,4 +1,4 @@
-import type { IpAddress } from "../net/address.ts";
+import type { Family, IpAddress } from "../net/address.ts";
 import type { Prefix } from "../net/prefix.ts";
 
 /** Any value JSON can carry. */
@@ -20,6 +20,11 @@ export interface LeaseAttributes {
   /** The backend's own data, as found in the store: nothing in it is checked yet. */
   readonly backendData?: Json;
   readonly backendV6Data?: Json;
+}
+
+/** Where other nodes reach this one over one family. */
+export function publicAddress(attributes: LeaseAttributes, family: Family): IpAddress | undefined {
+  return family === 4 ? attributes.publicIp : attributes.publicIpv6;
 }
 
 /** A subnet and the node that holds it. */

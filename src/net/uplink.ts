@@ -1,16 +1,27 @@
-import type { IpAddress } from "./address.ts";
+import type { Family, IpAddress } from "./address.ts";
 
-/** The host's interface that carries the tunnel, and the addresses it goes by. */
-export interface Uplink {
+/** An interface of the host, as far as the tunnel depends on it. */
+export interface UplinkInterface {
   readonly name: string;
   readonly index: number;
   readonly mtuBytes: number;
+}
+
+/** The host's interface that carries the tunnel, and the addresses it goes by. */
+export interface Uplink extends UplinkInterface {
   /** Addresses on the interface: where encapsulated packets leave from. */
   readonly address?: IpAddress;
   readonly addressV6?: IpAddress;
   /** Addresses other nodes use; behind a NAT they differ from the interface's. */
   readonly publicIp?: IpAddress;
   readonly publicIpv6?: IpAddress;
+  /** What has `addressV6`, where that is another interface. */
+  readonly interfaceV6?: UplinkInterface;
+}
+
+/** The interface that packets of one family leave by. */
+export function uplinkInterface(uplink: Uplink, family: Family): UplinkInterface {
+  return family === 6 ? (uplink.interfaceV6 ?? uplink) : uplink;
 }
 
 /** Whether tunnels go the same way, under the same addresses. */

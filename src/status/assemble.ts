@@ -1,9 +1,11 @@
 import type { Clock } from "../base/clock.ts";
 import { errorText } from "../base/error.ts";
+import { devicesOf } from "../backend/backend.ts";
 import { findVtepMac } from "../backend/vtep.ts";
 import type { UserspaceEngines } from "../datapath/userspace.ts";
 import { readDeviceCounters } from "../host/device-counters.ts";
 import { type Lease, leaseKey, type NodeIdentity, subnetsOf } from "../lease/lease.ts";
+import type { Uplink } from "../net/uplink.ts";
 import type { Keeper } from "../network/keeper.ts";
 import { itemText } from "../plan/text.ts";
 import type { UnappliedChange } from "../reload.ts";
@@ -12,7 +14,7 @@ import { version } from "../version.ts";
 import { type CertificateReport, remainingDays } from "./certificates.ts";
 import { hindrance } from "./health.ts";
 import { type Progress, stageOf } from "./progress.ts";
-import type { StatusReport } from "./report.ts";
+import type { PeerReport, StatusReport } from "./report.ts";
 
 export interface ReportContext {
   readonly node: NodeIdentity;
@@ -32,7 +34,8 @@ export function assembleReport(
   const { keeper, network, reconciler, firewall } = progress;
   const reason = hindrance(progress, engines);
   const refused = network?.refused ?? [];
-  const refusedKeys = new Set(refused.map(({ lease }) => leaseKey(lease.subnets)));
+  const unused = refused.filter(({ partly }) => partly !== true);
+  const unusedKeys = new Set(unused.map(({ lease }) => leaseKey(lease.subnets)));
   const peers = network?.peers ?? [];
   return {
     version,
@@ -47,11 +50,12 @@ export function assembleReport(
     ...overlayReport(progress),
     ...(keeper === undefined ? {} : { lease: leaseReport(keeper, clock) }),
     peers: peers
-      .filter(({ subnets }) => !refusedKeys.has(leaseKey(subnets)))
+      .filter(({ subnets }) => !unusedKeys.has(leaseKey(subnets)))
       .map((lease) => ({
         subnets: subnetsOf(lease.subnets).map(String),
         publicIp: `${lease.attributes.publicIp ?? ""}`,
         vtepMac: findVtepMac(lease) ?? null,
+        ...ipv6Report(lease),
         expiresAt: lease.expiresAt?.toISOString() ?? null,
       })),
     ...(network === undefined ? {} : { updates: { ...network.updates } }),
@@ -105,6 +109,7 @@ function overlayReport({
             name: chosen.uplink.name,
             address: `${chosen.uplink.address}`,
             publicIp: `${chosen.uplink.publicIp}`,
+            ...uplinkV6Report(chosen.uplink),
             reason: chosen.reason,
           },
         }),
@@ -121,6 +126,7 @@ function overlayReport({
             name: overlay.engine.engine,
             reason: overlay.engine.reason,
             device: overlay.backend.device ?? null,
+            ...(overlay.backend.deviceV6 === undefined ? {} : { deviceV6: overlay.backend.deviceV6 }),
           },
         }),
   };
@@ -135,6 +141,7 @@ function leaseReport(
     subnets: subnetsOf(subnets).map(String),
     publicIp: `${attributes.publicIp ?? ""}`,
     vtepMac: findVtepMac(lease) ?? null,
+    ...ipv6Report(lease),
     expiresAt: expiresAt?.toISOString() ?? null,
     remainingSeconds:
       expiresAt === undefined ? null : Math.round((expiresAt.getTime() - clock.now().getTime()) / 1000),
@@ -147,12 +154,31 @@ function leaseReport(
   };
 }
 
+function ipv6Report(lease: Lease): Pick<PeerReport, "publicIpv6" | "vtepMacV6"> {
+  const { publicIpv6 } = lease.attributes;
+  const mac = findVtepMac(lease, 6);
+  return {
+    ...(publicIpv6 === undefined ? {} : { publicIpv6: `${publicIpv6}` }),
+    ...(mac === undefined ? {} : { vtepMacV6: mac }),
+  };
+}
+
+function uplinkV6Report({ interfaceV6, addressV6, publicIpv6 }: Uplink) {
+  return {
+    ...(interfaceV6 === undefined ? {} : { interfaceV6: interfaceV6.name }),
+    ...(addressV6 === undefined ? {} : { addressV6: `${addressV6}` }),
+    ...(publicIpv6 === undefined ? {} : { publicIpv6: `${publicIpv6}` }),
+  };
+}
+
 /** Where an engine of ours counts, the kernel's counters of its device say nothing more. */
-function deviceReport({ overlay, up }: Progress): Pick<StatusReport, "device"> {
-  const name = overlay?.backend.device;
-  if (!up || name === undefined || overlay?.engine.engine !== "kernel") return {};
-  const counters = readDeviceCounters(name);
-  return counters === undefined ? {} : { device: { name, ...counters } };
+function deviceReport({ overlay, up }: Progress): Pick<StatusReport, "devices"> {
+  if (!up || overlay?.engine.engine !== "kernel") return {};
+  const devices = devicesOf(overlay.backend).flatMap((name) => {
+    const counters = readDeviceCounters(name);
+    return counters === undefined ? [] : [{ name, ...counters }];
+  });
+  return devices.length === 0 ? {} : { devices };
 }
 
 function processReport(): StatusReport["process"] {

@@ -176,14 +176,14 @@ export const metrics: readonly Metric[] = [
     "datapath_drops_total",
     ["device", "direction", "reason"],
     "Packets dropped; direction any: the reason does not tell. The kernel engine tells errors and dropped.",
-    ({ engines, device }) => [
+    ({ engines, devices = [] }) => [
       ...engines.flatMap(({ device: name, stats }) =>
         Object.entries(stats.drops).map(([reason, value]) => ({
           labels: { device: name, direction: directionOf(reason), reason },
           value,
         })),
       ),
-      ...(device === undefined ? [] : deviceDrops(device)),
+      ...devices.flatMap(deviceDrops),
     ],
   ),
   labelled(
@@ -260,9 +260,9 @@ function byLabel(label: string, values: Readonly<Record<string, number>>): Sampl
 const directions = ["sent", "received"] as const;
 
 function traffic(unit: keyof TrafficCounters): Metric["samples"] {
-  return ({ engines, device }) => {
+  return ({ engines, devices = [] }) => {
     const counted = engines.map(({ device: name, stats }) => ({ name, ...stats }));
-    return [...counted, ...(device === undefined ? [] : [device])].flatMap(({ name, ...counters }) =>
+    return [...counted, ...devices].flatMap(({ name, ...counters }) =>
       directions.map((direction) => ({
         labels: { device: name, direction },
         value: counters[direction][unit],
@@ -271,7 +271,7 @@ function traffic(unit: keyof TrafficCounters): Metric["samples"] {
   };
 }
 
-function deviceDrops({ name, ...counters }: NonNullable<StatusReport["device"]>): Sample[] {
+function deviceDrops({ name, ...counters }: NonNullable<StatusReport["devices"]>[number]): Sample[] {
   return directions.flatMap((direction) =>
     (["errors", "dropped"] as const).map((reason) => ({
       labels: { device: name, direction, reason },

@@ -28,6 +28,10 @@ export interface StatusReport {
     readonly name: string;
     readonly address: string;
     readonly publicIp: string;
+    /** Where IPv6 leaves, where that is another interface. */
+    readonly interfaceV6?: string;
+    readonly addressV6?: string;
+    readonly publicIpv6?: string;
     readonly reason: string;
   };
   readonly network?: {
@@ -37,12 +41,21 @@ export interface StatusReport {
     readonly mtuBytes: number;
   };
   /** Who carries the packets; `none` without a device where the backend makes none. */
-  readonly engine?: { readonly name: string; readonly reason: string; readonly device: string | null };
+  readonly engine?: {
+    readonly name: string;
+    readonly reason: string;
+    readonly device: string | null;
+    /** The second one, for IPv6. */
+    readonly deviceV6?: string;
+  };
   readonly lease?: {
     readonly subnets: readonly string[];
     readonly publicIp: string;
     /** null for a backend without VTEPs. */
     readonly vtepMac: string | null;
+    /** Of a network with IPv6. */
+    readonly publicIpv6?: string;
+    readonly vtepMacV6?: string;
     readonly expiresAt: string | null;
     readonly remainingSeconds: number | null;
     /** When the store last wrote it for us; null while it is only remembered. */
@@ -84,8 +97,8 @@ export interface StatusReport {
   /** What others changed of links, addresses, neighbours, forwarding entries and routes, and was set right. */
   readonly repairs?: RepairStatus;
   readonly engines: readonly { readonly device: string; readonly stats: EngineStats }[];
-  /** Of the device that the kernel engine has. */
-  readonly device?: DeviceCounters & { readonly name: string };
+  /** Of the devices that the kernel engine has. */
+  readonly devices?: readonly (DeviceCounters & { readonly name: string })[];
   /** Those that the connection to the store depends on. */
   readonly certificates: readonly (CertificateReport & { readonly remainingDays: number | null })[];
   /** Changes of the configuration and of the store's network configuration that wait for a restart. */
@@ -97,6 +110,8 @@ export interface PeerReport {
   readonly subnets: readonly string[];
   readonly publicIp: string;
   readonly vtepMac: string | null;
+  readonly publicIpv6?: string;
+  readonly vtepMacV6?: string;
   /** null for a reservation. */
   readonly expiresAt: string | null;
 }
@@ -111,14 +126,16 @@ export function statusText(report: StatusReport): string {
     `node       ${report.node.name}, id ${report.node.id}`,
   ];
   if (uplink !== undefined)
-    lines.push(`uplink     ${uplink.name} ${uplink.address} (public ${uplink.publicIp}): ${uplink.reason}`);
+    lines.push(
+      `uplink     ${uplink.name} ${uplink.address} (public ${uplink.publicIp})${uplinkV6Text(uplink)}: ${uplink.reason}`,
+    );
   if (network !== undefined) {
     const ranges = [network.ipv4, network.ipv6].filter((range) => range !== undefined).join(", ");
     lines.push(`network    ${ranges}, backend ${network.backend}, MTU ${network.mtuBytes}`);
   }
   if (engine !== undefined)
     lines.push(
-      `engine     ${engine.name}${engine.device === null ? "" : ` on ${engine.device}`}: ${engine.reason}`,
+      `engine     ${engine.name}${engine.device === null ? "" : ` on ${engineDevices(engine)}`}: ${engine.reason}`,
     );
   if (lease !== undefined) {
     const expiry =
@@ -127,14 +144,14 @@ export function statusText(report: StatusReport): string {
         : `expires ${lease.expiresAt} (in ${lease.remainingSeconds} s)`;
     const age = lease.ageSeconds === null ? "remembered" : `${lease.ageSeconds} s old`;
     lines.push(
-      `lease      ${lease.subnets.join(", ")} for ${lease.publicIp}${vtepText(lease)}, ${age}, ${expiry}`,
+      `lease      ${lease.subnets.join(", ")} for ${publicText(lease)}${vtepText(lease)}, ${age}, ${expiry}`,
     );
     if (lease.trouble !== null) lines.push(`           trouble: ${lease.trouble}`);
   }
   lines.push(`peers      ${report.peers.length}`);
   for (const peer of report.peers) {
     const expiry = peer.expiresAt === null ? "reservation" : `until ${peer.expiresAt}`;
-    lines.push(`           ${peer.subnets.join(", ")} at ${peer.publicIp}${vtepText(peer)}, ${expiry}`);
+    lines.push(`           ${peer.subnets.join(", ")} at ${publicText(peer)}${vtepText(peer)}, ${expiry}`);
   }
   for (const { subnets, publicIp, reason } of report.refused)
     lines.push(`refused    ${subnets} at ${publicIp}: ${reason}`);
@@ -145,7 +162,7 @@ export function statusText(report: StatusReport): string {
   if (report.repairs !== undefined) lines.push(...repairLines(report.repairs));
   if (report.firewall !== undefined) lines.push(...firewallLines(report.firewall));
   for (const { device, stats } of report.engines) lines.push(...engineLines(device, stats));
-  if (report.device !== undefined) lines.push(deviceLine(report.device));
+  lines.push(...(report.devices ?? []).map(deviceLine));
   lines.push(...report.certificates.map(certificateLine));
   for (const { key, from, to } of report.waiting) lines.push(`restart    to apply ${key}: ${from} -> ${to}`);
   return `${lines.join("\n")}\n`;
@@ -180,7 +197,7 @@ function times(count: number): string {
   return count === 1 ? "once" : `${count} times`;
 }
 
-function deviceLine({ name, sent, received }: NonNullable<StatusReport["device"]>): string {
+function deviceLine({ name, sent, received }: NonNullable<StatusReport["devices"]>[number]): string {
   const way = ({ packets, bytes, errors, dropped }: DeviceCounters["sent"]) =>
     `${packets} packets, ${bytes} bytes, ${errors} errors, ${dropped} dropped`;
   return `traffic    ${name}: sent ${way(sent)}; received ${way(received)}`;
@@ -197,8 +214,27 @@ function repairLines({ total, byKind, contested }: RepairStatus): string[] {
   ];
 }
 
-function vtepText({ vtepMac }: { vtepMac: string | null }): string {
-  return vtepMac === null ? "" : `, VTEP ${vtepMac}`;
+function uplinkV6Text({
+  name,
+  interfaceV6 = name,
+  addressV6,
+  publicIpv6,
+}: NonNullable<StatusReport["uplink"]>): string {
+  const elsewhere = interfaceV6 === name ? "" : `${interfaceV6} `;
+  return addressV6 === undefined ? "" : ` and ${elsewhere}${addressV6} (public ${publicIpv6})`;
+}
+
+function engineDevices({ device, deviceV6 }: NonNullable<StatusReport["engine"]>): string {
+  return [device, deviceV6].filter((one) => typeof one === "string").join(" and ");
+}
+
+function publicText({ publicIp, publicIpv6 }: Pick<PeerReport, "publicIp" | "publicIpv6">): string {
+  return [publicIp, publicIpv6].filter((one) => one !== undefined && one !== "").join(" and ");
+}
+
+function vtepText({ vtepMac, vtepMacV6 }: Pick<PeerReport, "vtepMac" | "vtepMacV6">): string {
+  const macs = [vtepMac, vtepMacV6].filter((mac) => typeof mac === "string");
+  return macs.length === 0 ? "" : `, VTEP ${macs.join(" and ")}`;
 }
 
 function firewallLines({ engine, rules, repairs, contested, trouble }: FirewallStatus): string[] {

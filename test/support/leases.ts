@@ -4,13 +4,19 @@ import { parsePrefix } from "../../src/net/prefix.ts";
 import type { Reach } from "../../src/net/reach.ts";
 import type { Uplink } from "../../src/net/uplink.ts";
 
-/** A vxlan lease as another node would write it. */
+/** A vxlan lease as another node would write it; with an IPv6 subnet, what goes with it unless given. */
 export function vxlanLease(
   subnet: string,
   publicIp: string,
   mac: Json = `02:00:00:00:00:${publicIp.split(".")[3]?.padStart(2, "0")}`,
   subnetV6?: string,
+  v6: { readonly publicIp?: string | null; readonly mac?: Json } = {},
 ): Lease {
+  const host = publicIp.split(".")[3];
+  const {
+    publicIp: publicIpv6 = `2001:db8::${host}`,
+    mac: macV6 = `02:06:00:00:00:${host?.padStart(2, "0")}`,
+  } = v6;
   return {
     subnets: {
       ipv4: parsePrefix(subnet),
@@ -18,8 +24,10 @@ export function vxlanLease(
     },
     attributes: {
       publicIp: parseIpAddress(publicIp),
+      ...(subnetV6 === undefined || publicIpv6 === null ? {} : { publicIpv6: parseIpAddress(publicIpv6) }),
       backendType: "vxlan",
       backendData: { VNI: 1, VtepMAC: mac },
+      ...(subnetV6 === undefined ? {} : { backendV6Data: { VNI: 1, VtepMAC: macV6 } }),
     },
     expiresAt: new Date("2030-01-01T00:00:00Z"),
   };
@@ -61,4 +69,11 @@ export const testUplink: Uplink = {
   mtuBytes: 1500,
   address: parseIpAddress("192.0.2.1"),
   publicIp: parseIpAddress("192.0.2.1"),
+};
+
+/** The same with IPv6. */
+export const dualUplink: Uplink = {
+  ...testUplink,
+  addressV6: parseIpAddress("2001:db8::1"),
+  publicIpv6: parseIpAddress("2001:db8::1"),
 };

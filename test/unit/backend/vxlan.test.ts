@@ -12,13 +12,13 @@ import { planText } from "../../../src/plan/text.ts";
 import { golden } from "../../support/golden.ts";
 import { reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
 
-const own = vxlanLease("10.5.1.0/24", "192.0.2.1", "02:00:00:00:00:01", "fd00:5:0:1::/64");
+const own = vxlanLease("10.5.1.0/24", "192.0.2.1", "02:00:00:00:00:01");
 const peer = vxlanLease("10.5.34.0/24", "192.0.2.34");
 
 const testContext: BackendContext = {
   uplink: testUplink,
-  overlay: [parsePrefix("10.5.0.0/16"), parsePrefix("fd00:5::/48")],
-  subnetLengths: { 4: 24, 6: 64 },
+  overlay: [parsePrefix("10.5.0.0/16")],
+  subnetLengths: { 4: 24 },
   strict: "overlay",
   allowSources: [],
   latency: "auto",
@@ -43,12 +43,6 @@ test("vxlan, kernel: a peer is one neighbour, one fdb entry and one on-link rout
 test("vxlan, userspace: a peer is one forwarding entry and one on-link route over a TUN", () => {
   const text = planText(planFor("userspace", [peer]).plan);
   expect(text).toBe(golden("vxlan/userspace-one-peer.txt", text));
-});
-
-test("vxlan: both families of a dual-stack peer go to its one endpoint", () => {
-  const dual = vxlanLease("10.5.34.0/24", "192.0.2.34", "02:00:00:00:00:34", "fd00:5:0:34::/64");
-  const text = planText(planFor("kernel", [dual]).plan) + planText(planFor("userspace", [dual]).plan);
-  expect(text).toBe(golden("vxlan/dual-stack.txt", text));
 });
 
 test("vxlan: VNI, port and MTU of the network show in device, tunnel and MTU", () => {

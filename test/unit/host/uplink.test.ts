@@ -209,6 +209,68 @@ describe("uplink: patterns", () => {
   });
 });
 
+describe("uplink: IPv6", () => {
+  const more: Partial<HostView> = {
+    addresses: [...view.addresses, address(2, "fe80::2", { scope: "link" }), address(5, "2001:db8:5::1")],
+  };
+  const ipv6 = (choice: Partial<UplinkChoice>, seen: Partial<HostView> = more) => {
+    const { uplink, reason } = of(choice, seen);
+    const { addressV6, publicIpv6, interfaceV6 } = uplink;
+    return [interfaceV6?.name, addressV6?.toString(), publicIpv6?.toString(), reason.split("; IPv6 ")[1]];
+  };
+  const defaultV6 = (index: number) => ({ ...more, routes: [...view.routes, route("::/0", index)] });
+
+  test("by the interface of IPv4 where that has an address; link-local ones and deprecated ones do not count", () => {
+    expect(ipv6({ interfaces: ["eth1"] })).toEqual([undefined, "2001:db8::7", "2001:db8::7", undefined]);
+    expect(ipv6({ interfaces: ["eth0"] })).toEqual([undefined, undefined, undefined, undefined]);
+    const old = [...view.addresses, address(2, "2001:db8::9", { deprecated: true })];
+    expect(ipv6({ interfaces: ["eth0"] }, { addresses: old })[1]).toBeUndefined();
+  });
+
+  test("nothing configured: by the IPv6 default route, which flannel takes on IPv4's interface only", () => {
+    expect(ipv6({}, defaultV6(3))).toEqual([
+      ...["eth1", "2001:db8::7", "2001:db8::7"],
+      "by eth1: it has the IPv6 default route",
+    ]);
+    expect(ipv6({}, defaultV6(5)).slice(0, 2)).toEqual(["docker0", "2001:db8:5::1"]);
+    // One that has no usable address is none.
+    expect(ipv6({}, defaultV6(2))).toEqual([undefined, undefined, undefined, undefined]);
+  });
+
+  test("an interface that is configured later carries IPv6 where the first has no address for it", () => {
+    expect(ipv6({ interfaces: ["eth0", "bare", "docker0", "eth1"] }).slice(0, 2)).toEqual([
+      "docker0",
+      "2001:db8:5::1",
+    ]);
+    expect(ipv6({ interfaces: ["eth0", "2001:db8::8"] }).slice(0, 2)).toEqual(["eth1", "2001:db8::8"]);
+    expect(ipv6({ patterns: [/^10\./, /::8$/] }).slice(0, 2)).toEqual(["eth1", "2001:db8::8"]);
+    expect(ipv6({ patterns: [/^10\./, /^docker/] }).slice(0, 2)).toEqual(["docker0", "2001:db8:5::1"]);
+    // Nothing else is guessed.
+    expect(ipv6({ interfaces: ["eth0"] }, defaultV6(3))[1]).toBeUndefined();
+  });
+
+  test("the public IPv6 address carries it where it is, and where it is nowhere, it only names the node", () => {
+    const publicIpv6 = parseIpAddress("2001:db8::8");
+    const found = ["eth1", "2001:db8::8", "2001:db8::8", "by eth1: it has the public IPv6 address"];
+    expect(ipv6({ interfaces: ["eth0"], publicIpv6 })).toEqual(found);
+    expect(ipv6({ publicIp: parseIpAddress("10.0.2.15"), publicIpv6 })).toEqual(found);
+    const nat = parseIpAddress("2001:db8:9::1");
+    expect(ipv6({ publicIpv6: nat }, defaultV6(3)).slice(0, 3)).toEqual([
+      ...["eth1", "2001:db8::7", "2001:db8:9::1"],
+    ]);
+    expect(ipv6({ interfaces: ["eth0"], publicIpv6: nat }).slice(0, 3)).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ]);
+  });
+
+  test("the kernel's way to an IPv6 address says the source too", () => {
+    const reach = route("", 3, { source: "2001:db8::8" });
+    expect(ipv6({ canReach: parseIpAddress("2001:db8:7::1") }, { reach })[1]).toBe("2001:db8::8");
+  });
+});
+
 describe("uplink: what reaches an address", () => {
   const canReach = parseIpAddress("198.51.100.9");
   const reached = (reach: KernelRoute) => picked({ canReach }, { reach }).slice(0, 2);

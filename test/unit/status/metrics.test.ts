@@ -121,7 +121,7 @@ test("metrics: every drop reason has a direction, and few have none of their own
 test("metrics: with the kernel engine the device's own counters are told", () => {
   const way = { packets: 3, bytes: 300, errors: 1, dropped: 2 };
   const device = { name: "flannel.1", sent: way, received: { ...way, bytes: 400 } };
-  const page = pageOf({ engines: [], device });
+  const page = pageOf({ engines: [], devices: [device] });
   const labels = { device: "flannel.1", direction: "received" };
   expect(page.value("flannel_lite_datapath_bytes_total", labels)).toBe(400);
   expect(page.value("flannel_lite_datapath_drops_total", { ...labels, reason: "dropped" })).toBe(2);
