@@ -26,7 +26,8 @@ export function uplinkInterface(uplink: Uplink, family: Family): UplinkInterface
 
 /** Whether tunnels go the same way, under the same addresses. */
 export function isSameUplink(a: Uplink, b: Uplink): boolean {
-  return a.name === b.name && addressesText(a) === addressesText(b);
+  const [nameA, nameB] = [a, b].map((one) => uplinkInterface(one, 6).name);
+  return a.name === b.name && nameA === nameB && addressesText(a) === addressesText(b);
 }
 
 /** For people: `eth1 with 192.0.2.1, known to others as 198.51.100.1`. */

@@ -29,13 +29,14 @@ describe(`flanneld, etcd ${registry.api}`, () => {
   });
 
   /** Two hosts with an empty network; its rules are in what flanneld can use here. */
-  const openPair = async (backend: object = { Type: "vxlan" }) => {
+  const openPair = async (backend: object = { Type: "vxlan" }, more: object = {}) => {
     open = await openTestOverlay(2, registry.etcdFlags);
     const net = open;
     const [first, second] = net.lab.hosts;
     if (first === undefined || second === undefined) throw new Error("no hosts");
     const nftables = !(await hasBridgeFilter(first));
-    await registry.putConfig(net, { Network: "10.99.0.0/16", EnableNFTables: nftables, Backend: backend });
+    const network = { Network: "10.99.0.0/16", EnableNFTables: nftables, ...more, Backend: backend };
+    await registry.putConfig(net, network);
     return { net, first, second };
   };
   const leaseOf = (net: TestOverlay, host: LabHost) => registry.leaseOf(net, host);
@@ -239,6 +240,58 @@ describe(`flanneld, etcd ${registry.api}`, () => {
       expect((await routes()).split(" dev ")[0]).toBe(`${to} via ${second.address}`);
       // What goes past the tunnel is in nobody's hands.
       for (const { flow, lostPings } of [there, back]) expect([flow.intact, lostPings]).toEqual([true, 0]);
+    },
+  );
+
+  // Version 0.11 over API v2 knows no IPv6.
+  test.each(registry.api === "v3" ? engines : [])(
+    "%s: a dual-stack network with flanneld: both families both ways, leases of one shape, the swap keeps both MACs",
+    async (engine) => {
+      const { net, first, second } = await openPair(undefined, {
+        EnableIPv6: true,
+        IPv6Network: "fd00:99::/48",
+      });
+      const stock = startFlanneld(net.lab, first, net);
+      await stock.ready();
+      const daemon = net.startDaemon(second, { engine });
+      const report = await daemon.ready(1);
+      expect(report.refused).toEqual([]);
+      const [theirs, ours] = [await leaseOf(net, first), await leaseOf(net, second)];
+      const shape = (value: string) =>
+        value
+          .replace(/10\.77\.0\.\d+/, "IP")
+          .replace(/fd77::\d+/, "IPV6")
+          .replaceAll(/([0-9a-f]{2}:){5}[0-9a-f]{2}/g, "MAC");
+      expect(shape(ours.value)).toBe(shape(theirs.value));
+      const targets = theirs.subnet.split("&").map(firstAddress);
+      const carries = async () => {
+        for (const [at, target] of targets.entries()) {
+          const own = vtepAddress(report, at === 0 ? 4 : 6);
+          await reachable(second, own, target);
+          await reachable(first, target, own);
+          const [here, there] = [
+            { host: first, address: target },
+            { host: second, address: own },
+          ];
+          for (const [from, to] of [
+            [here, there],
+            [there, here],
+          ] as const) {
+            const { bytes, intact } = await transfer(net.lab, from, to, 500);
+            expect(intact).toBe(true);
+            expect(bytes).toBeGreaterThan(100_000);
+          }
+        }
+      };
+      await carries();
+
+      await stock.child.end();
+      const instead = net.startDaemon(first, { engine });
+      await instead.ready(1);
+      expect(await leaseOf(net, first)).toEqual(theirs);
+      await carries();
+      await instead.child.end();
+      expect((await net.run(instead, "cleanup")).output).toContain("- link flannel-v6.1");
     },
   );
 

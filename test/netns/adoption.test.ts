@@ -17,8 +17,10 @@ import {
   addNftTables,
   makePodBridge,
   makeStockDevice,
+  makeStockDeviceV6,
   stockLease,
   type StockNode,
+  stockSubnetV6,
   writeStockSubnetEnv,
 } from "../support/stock-flannel.ts";
 
@@ -200,34 +202,58 @@ describe.skipIf(refused !== undefined)("adoption", () => {
   }, 60_000);
 
   test.each(engines)(
-    "%s: flannel's second device, for IPv6, goes; ours carries both families",
+    "%s: flannel's second device, for IPv6, becomes ours as the first does, and its MAC stays",
     async (engine) => {
       const pair = await stockPair();
-      const { net, own, peer, ip } = pair;
+      const { net, ip } = pair;
       const config =
         '{"Network":"10.99.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:99::/48","Backend":{"Type":"vxlan"}}';
       await net.etcd("put", "/coreos.com/network/config", config);
+      const own: StockNode = { ...pair.own, macV6: "0e:2a:00:00:00:61" };
+      const peer: StockNode = { ...pair.peer, macV6: "0e:2a:00:00:00:62" };
       for (const node of [own, peer]) {
+        await net.etcd("del", stockLease({ ...pair.own, subnet: node.subnet }).key);
         const { key, value } = stockLease(node);
-        await net.etcd("del", key);
-        await net.etcd("put", `${key}&fd00:99:0:${node.subnet}::-64`, value);
+        await net.etcd("put", key, value);
+        await makeStockDeviceV6(node, node === own ? [peer] : [own]);
       }
-      const device = "type vxlan id 1 local fe80::1 dev eth0 dstport 8472 nolearning".split(" ");
-      await ip("link", "add", "flannel-v6.1", ...device);
-      await ip("-6", "address", "add", "fd00:99:0:11::/128", "dev", "flannel-v6.1");
-      await ip("link", "set", "flannel-v6.1", "up");
-      const route = ["fd00:99:0:12::/64", "via", "fd00:99:0:12::", "dev", "flannel-v6.1", "onlink"];
-      await ip("-6", "route", "add", ...route);
-      const daemon = net.startDaemon(own.host, { engine });
-      await daemon.ready(1);
-      expect(await ip("-o", "link")).not.toContain("flannel-v6.1");
-      expect(await ip("-6", "route", "show", "fd00:99:0:12::/64")).toMatch(
-        /via fd00:99:0:12:: dev flannel\.1 proto 241 .*onlink/,
+      const [here, there] = [stockSubnetV6(own), stockSubnetV6(peer)];
+      await pingSeries(own.host, there, ["-I", here], 3);
+      const before = await ip("-o", "link", "show", "flannel-v6.1");
+
+      const daemon = net.startDaemon(own.host, { engine, datapath: 'on_stop = "kernel"' });
+      const { lease, refused } = await daemon.ready(1);
+      expect(lease).toMatchObject({ vtepMac: own.mac, vtepMacV6: own.macV6 as string });
+      expect(refused).toEqual([]);
+      expect(await net.etcd("get", "--print-value-only", stockLease(own).key)).toBe(
+        `${stockLease(own).value}\n`,
       );
-      expect(await ip("-6", "address", "show", "dev", "flannel.1")).toContain("fd00:99:0:11::/128");
+      const link = await ip("-o", "-d", "link", "show", "flannel-v6.1");
+      expect(link).toContain(engine === "kernel" ? "vxlan id 1" : "tun");
+      const indexOf = (line: string) => Number.parseInt(line, 10);
+      expect(indexOf(link) === indexOf(before)).toBe(engine === "kernel");
+      expect(await ip("-6", "route", "show", `${there}/64`)).toMatch(
+        /via fd00:99:0:12:: dev flannel-v6\.1 proto 241 .*onlink/,
+      );
+      await pingSeries(own.host, there, ["-I", here], 3);
+      await pingSeries(peer.host, here, ["-I", there], 3);
+
+      // What flanneld then finds has its MAC too.
+      await daemon.child.end();
+      expect(await ip("-o", "-d", "link", "show", "flannel-v6.1")).toMatch(/0e:2a:00:00:00:61.* vxlan id 1 /);
+      await pingSeries(own.host, there, ["-I", here], 3);
     },
     60_000,
   );
+
+  test("kernel: flannel's second device goes where the network has no IPv6 any more", async () => {
+    const pair = await stockPair();
+    const own: StockNode = { ...pair.own, macV6: "0e:2a:00:00:00:61" };
+    await makeStockDeviceV6(own, []);
+    await pair.ip("address", "delete", `${stockSubnetV6(own)}/128`, "dev", "flannel-v6.1");
+    await pair.net.startDaemon(own.host, { engine: "kernel" }).ready(1);
+    expect(await pair.ip("-o", "link")).not.toContain("flannel-v6.1");
+  });
 
   test("userspace: where it cannot start, the device stays or comes back as it was", async () => {
     const pair = await stockPair();

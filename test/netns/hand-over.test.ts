@@ -27,13 +27,14 @@ describe.skipIf(refused !== undefined)("hand-over", () => {
     open = undefined;
   });
 
-  const overlay = async (backend = '{"Type":"vxlan"}'): Promise<TestOverlay> => {
+  const overlay = async (backend = '{"Type":"vxlan"}', more = ""): Promise<TestOverlay> => {
     open = await openTestOverlay(2);
-    await putNetwork(open, backend);
+    await putNetwork(open, backend, more);
     return open;
   };
-  const putNetwork = (net: TestOverlay, backend: string) =>
-    net.etcd("put", "/coreos.com/network/config", `{"Network":"10.99.0.0/16","Backend":${backend}}`);
+  const putNetwork = (net: TestOverlay, backend: string, more = "") =>
+    net.etcd("put", "/coreos.com/network/config", `{"Network":"10.99.0.0/16",${more}"Backend":${backend}}`);
+  const ipv6 = '"EnableIPv6":true,"IPv6Network":"fd00:99::/48",';
   const takeOver = (net: TestOverlay, host: LabHost, options: DaemonOptions) =>
     net.startDaemon(host, { ...options, args: ["--take-over", ...(options.args ?? [])] });
 
@@ -44,11 +45,15 @@ describe.skipIf(refused !== undefined)("hand-over", () => {
     work: () => Promise<unknown>,
   ): Promise<{ lost: number[]; answered: number[]; intact: boolean }> => {
     const [first, second] = hostsOf(net);
+    const families = ([4, 6] as const).filter((family) => vtepAddress(a, family) !== "");
     const start = (from: LabHost, own: StatusReport, other: StatusReport) =>
-      net.lab.start(from.namespace, [
-        ...["ping", "-n", "-i", "0.005", "-W", "5", "-I", vtepAddress(own), vtepAddress(other)],
-      ]);
-    const pingers = [start(first, a, b), start(second, b, a)];
+      families.map((family) =>
+        net.lab.start(from.namespace, [
+          ...["ping", "-n", "-i", "0.005", "-W", "5"],
+          ...["-I", vtepAddress(own, family), vtepAddress(other, family)],
+        ]),
+      );
+    const pingers = [...start(first, a, b), ...start(second, b, a)];
     const outputs = pingers.map(({ output }) => new Response(output).text());
     let working = true;
     const flows = (async () => {
@@ -77,10 +82,14 @@ describe.skipIf(refused !== undefined)("hand-over", () => {
     return { lost: seen.map(({ lost }) => lost), answered: seen.map(({ answered }) => answered), intact };
   };
 
-  test.each(["userspace", "kernel"] as const)(
-    "%s: daemons that take over from each other lose no packet, and keep lease, address and connections",
-    async (engine) => {
-      const net = await overlay();
+  test.each([
+    ["userspace", "IPv4", ""],
+    ["userspace", "both families", ipv6],
+    ["kernel", "both families", ipv6],
+  ] as const)(
+    "%s, %s: daemons that take over from each other lose no packet, and keep lease, address and connections",
+    async (engine, _, more) => {
+      const net = await overlay(undefined, more);
       const [host, otherHost] = hostsOf(net);
       let daemon = net.startDaemon(host, { engine });
       const other = net.startDaemon(otherHost, { engine: "userspace" });
@@ -99,7 +108,8 @@ describe.skipIf(refused !== undefined)("hand-over", () => {
           daemon = successor;
         }
       });
-      expect(traffic).toMatchObject({ lost: [0, 0], intact: true });
+      const lost = more === "" ? [0, 0] : [0, 0, 0, 0];
+      expect(traffic).toMatchObject({ lost, intact: true });
       for (const count of traffic.answered) expect(count).toBeGreaterThan(200);
       // Whoever has taken over holds the claim: a third is refused, with its pid.
       const third = await net.run({ ...daemon, configFile: daemon.configFile }, "run");

@@ -60,11 +60,11 @@ describe.skipIf(refused !== undefined)("outer header", () => {
   });
 
   /** Captures the tunnel's packets from `node` where they arrive. */
-  const captureFrom = (node: Node): Promise<Capture> =>
+  const captureFrom = ({ host: { address, addressV6 } }: Node): Promise<Capture> =>
     openCapture(net.lab, {
       namespace: far.host.namespace,
       device: "eth0",
-      filter: `udp dst port 8472 and src host ${node.host.address}`,
+      filter: `udp dst port 8472 and (src host ${address} or src host ${addressV6})`,
     });
 
   /** The `count` packets that `send` makes `node` send and that are wanted, outside and inside. */
@@ -144,7 +144,7 @@ describe.skipIf(refused !== undefined)("outer header", () => {
       const delivered = async (to: Node) => {
         await using capture = await openCapture(net.lab, {
           namespace: to.host.namespace,
-          device: "flannel.1",
+          device: family === 4 ? "flannel.1" : "flannel-v6.1",
           filter: `${family === 4 ? "ip" : "ip6"} and udp dst port 9`,
         });
         const datagrams = cases.map(({ outer, inner }, at) => ({
@@ -153,7 +153,7 @@ describe.skipIf(refused !== undefined)("outer header", () => {
         }));
         // The last one comes through whatever its mark: the others have then come, or will not.
         datagrams.push({ tos: 0, payload: toVtep(far, to, family, { tos: 0, port: 1000 + cases.length }) });
-        await sendFrom(far.host, to.host.address, datagrams);
+        await sendFrom(far.host, family === 4 ? to.host.address : to.host.addressV6, datagrams);
         const isLast = (packet: Uint8Array) => sourcePort(packet) === 1000 + cases.length;
         const packets = await capture.until((seen) => seen.some(isLast));
         return cases.map((_, at) => {
@@ -204,10 +204,13 @@ const onePing = {
 
 function readTunnelled(packet: Uint8Array): Tunnelled {
   const view = viewOf(packet);
-  const { headerBytes } = parsed(packet);
+  const { headerBytes, family, trafficClass: tos } = parsed(packet);
   const inner = parsed(packet.subarray(headerBytes + 8 + 22));
+  // The families never mix. IPv6 has no DF: no router cuts it.
+  expect(inner.family).toBe(family);
+  const dontFragment = family === 4 && (view.getUint8(6) & 0x40) !== 0;
   return {
-    outer: { tos: view.getUint8(1), dontFragment: (view.getUint8(6) & 0x40) !== 0, ttl: view.getUint8(8) },
+    outer: { tos, dontFragment, ttl: view.getUint8(family === 4 ? 8 : 7) },
     outerPort: view.getUint16(headerBytes),
     inner,
   };
@@ -233,7 +236,8 @@ function toVtep(
     udpDatagram([port, 9], new Uint8Array(8)),
   );
   setChecksum(packet, "right");
-  const mac = ({ report }: Node) => (report.lease?.vtepMac ?? "").replaceAll(":", "");
+  const mac = ({ report: { lease } }: Node) =>
+    `${family === 4 ? lease?.vtepMac : lease?.vtepMacV6}`.replaceAll(":", "");
   const header = `0800000000000100${mac(to)}${mac(from)}${family === 4 ? "0800" : "86dd"}`;
   return Buffer.concat([Buffer.from(header, "hex"), packet]);
 }
@@ -244,9 +248,14 @@ async function sendFrom(
   to: string,
   datagrams: readonly { readonly tos: number; readonly payload: Uint8Array }[],
 ): Promise<void> {
+  // IP_TOS and IPV6_TCLASS, by level and option.
+  const [family, address, tosOption] = to.includes(":")
+    ? ["PF_INET6", "pack_sockaddr_in6(8472, inet_pton(AF_INET6, shift))", "41, 67"]
+    : ["PF_INET", "sockaddr_in(8472, inet_aton(shift))", "0, 1"];
   const program =
-    "use Socket; my $to = sockaddr_in(8472, inet_aton(shift)); socket(my $s, PF_INET, SOCK_DGRAM, 0) or die;" +
-    "while (@ARGV) { my ($tos, $hex) = splice @ARGV, 0, 2; setsockopt($s, 0, 1, pack('i', $tos)) or die;" +
+    `use Socket qw(:DEFAULT inet_pton pack_sockaddr_in6); my $to = ${address};` +
+    `socket(my $s, ${family}, SOCK_DGRAM, 0) or die;` +
+    `while (@ARGV) { my ($tos, $hex) = splice @ARGV, 0, 2; setsockopt($s, ${tosOption}, pack('i', $tos)) or die;` +
     "send($s, pack('H*', $hex), 0, $to) or die }";
   const args = datagrams.flatMap(({ tos, payload }) => [String(tos), Buffer.from(payload).toString("hex")]);
   await inside(host.namespace, ["perl", "-e", program, to, ...args]);

@@ -9,16 +9,28 @@ export interface StockNode {
   /** Third byte of its subnet, `<network>.<n>.0/24`. */
   readonly subnet: number;
   readonly mac: string;
+  /** Of its second device, in a dual-stack network. */
+  readonly macV6?: string;
 }
 
 /** The first two bytes of the overlay network's addresses. */
 export const stockNetwork = "10.99";
 
+/** The IPv6 subnet of a node of a dual-stack network, without its length. */
+export function stockSubnetV6({ subnet }: Pick<StockNode, "subnet">): string {
+  return `fd00:99:0:${subnet}::`;
+}
+
 /** What flanneld has in etcd for the node, as it writes it. */
-export function stockLease({ host, subnet, mac }: StockNode): {
+export function stockLease({ host, subnet, mac, macV6 }: StockNode): {
   readonly key: string;
   readonly value: string;
 } {
+  if (macV6 !== undefined)
+    return {
+      key: `/coreos.com/network/subnets/${stockNetwork}.${subnet}.0-24&${stockSubnetV6({ subnet })}-64`,
+      value: `{"PublicIP":"${host.address}","PublicIPv6":"${host.addressV6}","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"${mac}"},"BackendV6Data":{"VNI":1,"VtepMAC":"${macV6}"}}`,
+    };
   return {
     key: `/coreos.com/network/subnets/${stockNetwork}.${subnet}.0-24`,
     value: `{"PublicIP":"${host.address}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"${mac}"}}`,
@@ -47,6 +59,26 @@ export async function makeStockDevice(
       ...["dst", peer.host.address, "self", "permanent"],
     ]);
     await ip(`route replace ${first}/24 via ${first} dev flannel.1 onlink`);
+  }
+}
+
+/** The second device of a dual-stack network, with the same for each peer that has one. */
+export async function makeStockDeviceV6(own: StockNode, peers: readonly StockNode[]): Promise<void> {
+  const { host, macV6 } = own;
+  const ip = (words: string) => runProgram(["ip", "-n", host.namespace, ...words.split(" ")]);
+  await ip(
+    `link add flannel-v6.1 address ${macV6} type vxlan id 1 local ${host.addressV6} dev eth0 dstport 8472 nolearning`,
+  );
+  await ip(`address add ${stockSubnetV6(own)}/128 dev flannel-v6.1 nodad`);
+  await ip("link set flannel-v6.1 up");
+  for (const peer of peers) {
+    const first = stockSubnetV6(peer);
+    await ip(`neighbour replace ${first} lladdr ${peer.macV6} dev flannel-v6.1 nud permanent`);
+    await runProgram([
+      ...["bridge", "-n", host.namespace, "fdb", "replace", `${peer.macV6}`, "dev", "flannel-v6.1"],
+      ...["dst", peer.host.addressV6, "self", "permanent"],
+    ]);
+    await ip(`-6 route replace ${first}/64 via ${first} dev flannel-v6.1 onlink`);
   }
 }
 
