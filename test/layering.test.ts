@@ -72,7 +72,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
     ],
   ],
   ["remembered.ts", ["network/network-config.ts", "host", "backend", "lease", "config"]],
-  ["adoption.ts", ["overlay.ts", "datapath", "host", "native/ports.ts", "config"]],
+  ["adoption.ts", ["overlay.ts", "datapath", "host", "backend/backend.ts", "native/ports.ts", "config"]],
   ["reload.ts", ["config"]],
   ["overlay.ts", ["datapath", "host", "backend", "lease", "config"]],
   [
