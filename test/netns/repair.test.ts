@@ -18,6 +18,7 @@ const networkJson =
   '{"Network":"10.99.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:99::/48","Backend":{"Type":"vxlan"}}';
 const engines = ["userspace", "kernel"] as const;
 const device = "flannel.1";
+const deviceV6 = "flannel-v6.1";
 
 describe.skipIf(refused !== undefined)("repair", () => {
   let open: TestOverlay | undefined;
@@ -50,12 +51,14 @@ describe.skipIf(refused !== undefined)("repair", () => {
   const standing = async (host: LabHost): Promise<string> => {
     const texts = await Promise.all([
       ip(host, "-4", "route", "show"),
-      ip(host, "-6", "route", "show", "dev", device),
-      ip(host, "-o", "address", "show", "dev", device, "scope", "global"),
+      ip(host, "-6", "route", "show", "dev", deviceV6),
+      ...[device, deviceV6].flatMap((name) => [
+        ip(host, "-o", "address", "show", "dev", name, "scope", "global"),
+        tryProgram(["bridge", "-n", host.namespace, "fdb", "show", "dev", name]).then(({ output }) => output),
+        ip(host, "-o", "link", "show", "dev", name),
+      ]),
       ip(host, "-o", "address", "show", "dev", "foreign0"),
       ip(host, "neighbour", "show", "nud", "permanent"),
-      tryProgram(["bridge", "-n", host.namespace, "fdb", "show", "dev", device]).then(({ output }) => output),
-      ip(host, "-o", "link", "show", "dev", device),
     ]);
     const lines = texts.join("\n").split("\n");
     return lines
@@ -139,13 +142,15 @@ describe.skipIf(refused !== undefined)("repair", () => {
           "IPv6 route": () => ip(here, "-6", "route", "delete", subnet6),
           "route's gateway": () => ip(here, "route", "replace", subnet, ...via, "proto", "241"),
           address: () => ip(here, "address", "delete", `${vtepAddress(own)}/32`, "dev", device),
-          "IPv6 address": () => ip(here, "address", "delete", `${vtepAddress(own, 6)}/128`, "dev", device),
+          "IPv6 address": () => ip(here, "address", "delete", `${vtepAddress(own, 6)}/128`, "dev", deviceV6),
           "route of ours that nobody wants": () =>
             ip(here, "route", "add", "10.99.254.0/24", ...via, "proto", "241"),
         };
       case "flushes and a link set down":
         return {
           "all routes of the device": () => ip(here, "route", "flush", "dev", device),
+          "all IPv6 routes of the device": () =>
+            ip(here, "-6", "route", "flush", "dev", deviceV6, "proto", "241"),
           "all addresses of the device": () => ip(here, "address", "flush", "dev", device),
           "link set down": () => ip(here, "link", "set", device, "down"),
         };
@@ -153,6 +158,7 @@ describe.skipIf(refused !== undefined)("repair", () => {
         return {
           MTU: () => ip(here, "link", "set", device, "mtu", "1300"),
           "device deleted": () => ip(here, "link", "delete", device),
+          "IPv6 device deleted": () => ip(here, "link", "delete", deviceV6),
           "link set down and up": async () => {
             await ip(here, "link", "set", device, "down");
             await ip(here, "link", "set", device, "up");

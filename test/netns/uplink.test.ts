@@ -115,7 +115,7 @@ describe.skipIf(refused !== undefined)("uplink on a host with one interface of m
       reason: "172.16.31.200 is taken",
     });
     const text = await inside(host, [binary, "check", "-iface=eth9", "-iface=172.16.31.200"]);
-    expect(text).toContain("# On this host, the uplink is dummy0 with 172.16.31.200: ");
+    expect(text).toContain("# On this host, the uplink is dummy0 with 172.16.31.200 and 2001:db8::1: ");
     expect(text).toContain('#   interface eth9: there is no interface named "eth9"');
   });
 
@@ -231,7 +231,7 @@ describe.skipIf(overlayImpossible !== undefined)("uplink under a real overlay", 
   );
 
   test.each(["userspace", "kernel"] as const)(
-    "%s: the device has exactly our address inside the overlay, of each family; foreign ones stay",
+    "%s: each family's device has exactly our address inside the overlay; foreign ones stay",
     async (engine) => {
       const { net, host } = await twoHosts({
         ...{ EnableIPv6: true, Network: "10.99.0.0/16", IPv6Network: "fd00:99::/48" },
@@ -247,7 +247,7 @@ describe.skipIf(overlayImpossible !== undefined)("uplink under a real overlay", 
           "add",
           address,
           "dev",
-          "flannel.1",
+          address.includes(":") ? "flannel-v6.1" : "flannel.1",
           ...nodad(address),
         ]);
       const wanted = [`${vtepAddress(report)}/32`, `${vtepAddress(report, 6)}/128`, ...foreign].toSorted();
@@ -263,9 +263,11 @@ describe.skipIf(overlayImpossible !== undefined)("uplink under a real overlay", 
   const nodad = (address: string) => (address.includes(":") ? ["nodad"] : []);
 
   const addressesOf = async (namespace: string): Promise<string[]> => {
-    const text = await inside(namespace, ["ip", "-j", "address", "show", "dev", "flannel.1"]);
-    const [link] = JSON.parse(text) as [{ addr_info: { local: string; prefixlen: number; scope: string }[] }];
-    return link.addr_info
+    const text = await inside(namespace, ["ip", "-j", "address", "show"]);
+    type Link = { ifname: string; addr_info: { local: string; prefixlen: number }[] };
+    return (JSON.parse(text) as Link[])
+      .filter(({ ifname }) => ["flannel.1", "flannel-v6.1"].includes(ifname))
+      .flatMap(({ addr_info }) => addr_info)
       .filter(({ local }) => !local.startsWith("fe80:"))
       .map(({ local, prefixlen }) => `${local}/${prefixlen}`)
       .toSorted();

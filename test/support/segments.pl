@@ -46,7 +46,7 @@ if ($mode eq 'send') {
         select(undef, undef, undef, 0.004);
     };
     for (1 .. 60) {
-        my $size = 8 + int(rand(1380));
+        my $size = 8 + int(rand(1370)); # up to what fits 1430 bytes over IPv6
         my $count = 2 + int(rand(30));
         my $rest = 6 + int(rand($size - 6));
         $send->($size, ($size) x $count, $rest);
