@@ -139,6 +139,7 @@ describe.skipIf(refused !== undefined)("cni", () => {
       number: node.host.number,
       namespace,
       address: addresses[0] ?? "",
+      addressV6: addresses[1] ?? "",
       node,
       id,
       addresses,
