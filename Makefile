@@ -83,15 +83,17 @@ soak: $(BINARY) $(ETCD) ## traffic, churn and faults for SOAK_MINUTES (30), the 
 # The programs that suites of test/interop/run.ts need, by path.
 FLANNELD_BIN ?=
 FLANNEL_CNI_BIN ?=
+KUBE_APISERVER_BIN ?=
 
 .PHONY: interop
-interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make interop FLANNELD_BIN=/path/to/flanneld FLANNEL_CNI_BIN=...
+interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make interop FLANNELD_BIN=/path/to/flanneld FLANNEL_CNI_BIN=... KUBE_APISERVER_BIN=...
 	@$(call need,ping,iputils-ping)
 	@$(call need,ip,iproute2)
 	@$(call need,iptables-legacy,iptables)
 	@$(call need,nft,nftables)
 	@$(call need,systemctl,systemd)
-	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" "FLANNEL_CNI_BIN=$(FLANNEL_CNI_BIN)" $(BUN) test/interop/run.ts
+	@$(call need,openssl,openssl)
+	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" "FLANNEL_CNI_BIN=$(FLANNEL_CNI_BIN)" "KUBE_APISERVER_BIN=$(KUBE_APISERVER_BIN)" $(BUN) test/interop/run.ts
 
 .PHONY: check
 check: $(BINARY) ## formatting, types and lints of both languages

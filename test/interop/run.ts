@@ -32,6 +32,11 @@ const suites: readonly Suite[] = [
     variable: "FLANNEL_CNI_BIN",
     needs: "flannel's CNI plugin",
   },
+  {
+    file: "kubernetes.test.ts",
+    variable: "KUBE_APISERVER_BIN",
+    needs: "a kube-apiserver, such as the one of a release's server tarball",
+  },
 ];
 
 const named = suites.filter(({ variable }) => (process.env[variable] ?? "") !== "");

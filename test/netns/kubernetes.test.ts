@@ -200,7 +200,7 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
     await kube.call("createNode", { name: "node-1", networkUnavailable: "True" });
     const daemons = [hybrid(net, kube, 1), hybrid(net, kube, 2)] as const;
     const reports = await Promise.all(daemons.map((daemon) => daemon.ready(1)));
-    await ping(hostOf(net, 1), vtepAddress(reports[1] ?? reports[0]!));
+    await ping(hostOf(net, 1), vtepAddress(await daemons[1].report()));
     await kube.call("createNode", { name: "node-2" });
     for (const number of [1, 2]) {
       await until(`node-${number} annotated`, async () => {
