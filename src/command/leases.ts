@@ -11,7 +11,7 @@ import { type ReservationProblem, reservationProblem } from "../lease/reservatio
 import { tryParseIpAddress } from "../net/address.ts";
 import { parseMac } from "../net/mac.ts";
 import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
-import { openStoreOperator } from "../store/open.ts";
+import { openStoreOperator, ownHolderId } from "../store/open.ts";
 import type { StoredLease, StoreOperator } from "../store/operator.ts";
 import { type CommandInput, jsonFlag } from "./command.ts";
 import { tableText } from "./table-text.ts";
@@ -66,7 +66,7 @@ async function list(
   { config, json }: { config: Config; json: boolean },
   stop: AbortSignal,
 ): Promise<string> {
-  const { id } = readIdentity(config.host);
+  const id = ownHolderId(config, process.env) ?? readIdentity(config.host).id;
   const stored = [...(await operator.leases(stop))].sort((a, b) => compareSubnets(a.subnets, b.subnets));
   const rows = stored.map((lease) => rowOf(lease, id));
   if (json) return `${JSON.stringify({ store: operator.description, leases: rows }, null, 2)}\n`;

@@ -17,7 +17,7 @@ import { openAddon } from "../native/addon.ts";
 import { decideOverlay, firewallOptions, kernelScope } from "../overlay.ts";
 import { itemText, stepText } from "../plan/text.ts";
 import { planItems, type Step } from "../plan/plan.ts";
-import { openStore } from "../store/open.ts";
+import { openStore, readAnnotatedAddresses } from "../store/open.ts";
 
 /**
  * What a start would change on this host now, from the leases in the store; changes nothing, takes no lease, and
@@ -28,8 +28,10 @@ import { openStore } from "../store/open.ts";
 export async function plan(config: Config, { json }: { json: boolean }, stop: AbortSignal): Promise<string> {
   const addon = openAddon();
   const kernel = await addon.openKernel();
-  await using store = openStore(config, { log: silentLog, clock: systemClock });
-  const { uplink } = await chooseUplink(kernel, uplinkChoice(config));
+  const storeContext = { log: silentLog, clock: systemClock };
+  await using store = openStore(config, storeContext);
+  const annotated = await readAnnotatedAddresses(config, storeContext, stop);
+  const { uplink } = await chooseUplink(kernel, { ...uplinkChoice(config), ...annotated });
   const document = (await store.readNetworkConfig(stop)) ?? missingNetwork(config, store.description);
   const network = parseNetworkConfig(document);
   const node = readIdentity(config.host);

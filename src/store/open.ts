@@ -12,6 +12,7 @@ import { type NodeAnnotator, openNodeAnnotator } from "./kube/annotate.ts";
 import type { NodeAddresses } from "./kube/codec.ts";
 import { readNodeAddresses } from "./kube/addresses.ts";
 import type { KubeOptions } from "./kube/context.ts";
+import { namedNode } from "./kube/node-name.ts";
 import { openKubeOperator } from "./kube/operator.ts";
 import { type KubeStoreOptions, openKubeStore } from "./kube/store.ts";
 import type { StoreOperator } from "./operator.ts";
@@ -54,6 +55,14 @@ export function openStoreOperator(config: StoreConfig, environment: StoreEnviron
   return config.store.type === "kubernetes"
     ? openKubeOperator(kubeStoreOptions(config, environment))
     : openEtcdOperator(etcdOptions(config.store, environment));
+}
+
+/** By what id the store's leases name our node, where that is not the host's own: Kubernetes has names for nodes. */
+export function ownHolderId(
+  { store, kubernetes }: StoreConfig,
+  env: Readonly<Record<string, string | undefined>>,
+): string | undefined {
+  return store.type === "kubernetes" ? namedNode({ configured: kubernetes.nodeName, env }) : undefined;
 }
 
 /**

@@ -525,10 +525,33 @@ describe("annotating a node beside another store", () => {
     expect([said("there is no such node"), said("denies what flannel needs")]).toEqual([1, 1]);
   });
 
-  test("without a name for the node there is nothing to wait for", async () => {
+  test("without a name for the node there is nothing to wait for", () => {
+    expect(() => openNodeAnnotator(kubeOptions("http://127.0.0.1:1"))).toThrow("POD_NAME and POD_NAMESPACE");
+    expect(() => openNodeAnnotator(kubeOptions("http://127.0.0.1:1", { nodeName: "a/b" }))).toThrow(
+      "no node's name",
+    );
+  });
+
+  test("a kubeconfig that breaks meanwhile is said and read again", async () => {
     const api = start();
-    using annotator = openNodeAnnotator(kubeOptions(api.url));
-    await expect(annotator.run(never)).rejects.toMatchObject({ code: "config/node-name", exitCode: 2 });
+    api.createNode({ name: "n1" });
+    const directory = mkdtempSync(join(tmpdir(), "fl-kube-"));
+    opened.defer(() => rmSync(directory, { recursive: true, force: true }));
+    const kubeconfig = join(directory, "kubeconfig");
+    writeFileSync(kubeconfig, "{");
+    const log = recordingLog();
+    const clock = {
+      now: systemClock.now,
+      sleep: (ms: number, stop?: AbortSignal) => systemClock.sleep(Math.min(ms, 20), stop),
+    };
+    annotate(api, { kubeconfig, apiUrl: undefined, log, clock }).want(attributesOf("192.0.2.1"));
+    await log.seen("the node cannot be annotated");
+    const entry = { name: "x", context: { cluster: "x" }, cluster: { server: api.url } };
+    writeFileSync(
+      kubeconfig,
+      JSON.stringify({ "current-context": "x", contexts: [entry], clusters: [entry] }),
+    );
+    await until("written", () => written(api)?.[names.publicIp] === "192.0.2.1");
   });
 });
 

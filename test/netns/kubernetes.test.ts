@@ -108,6 +108,18 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
         const { status } = await kube.getNode("node-2");
         return status.conditions?.[0]?.["reason"] === "FlannelIsUp";
       });
+      const [daemon] = daemons;
+      if (daemon === undefined) throw new Error("no daemon");
+      const listed = await net.run(daemon, "leases");
+      expect(listed.output).toMatch(/10\.244\.2\.0\/24 .* vxlan .* node-3\n# 3 leases in kubernetes /);
+      const planned = await net.run(daemon, "plan");
+      expect([planned.code, planned.errors]).toEqual([0, expect.any(String)]);
+      expect(planned.output).toMatch(/^# \d+ changes, engine /m);
+      const released = await net.run(daemon, "leases", "release", "10.244.2.0/24", "--force");
+      expect([released.code, released.errors]).toEqual([
+        2,
+        expect.stringContaining("kubectl delete node node-3"),
+      ]);
       expect(await kube.refused()).toEqual([]);
     },
     90_000,

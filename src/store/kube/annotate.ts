@@ -3,6 +3,7 @@ import { runGroup } from "../../base/group.ts";
 import type { LeaseAttributes } from "../../lease/lease.ts";
 import { annotationPatch, encodeAnnotations, overwritten } from "./codec.ts";
 import { type KubeContext, type KubeOptions, openKubeContext } from "./context.ts";
+import { requireNodeName } from "./node-name.ts";
 import type { KubeNode } from "./node.ts";
 import { watchNodes } from "./watch.ts";
 
@@ -19,14 +20,14 @@ export interface NodeAnnotator extends Disposable {
   want(attributes: LeaseAttributes): void;
   /**
    * Writes it at once, when it changes, and when it or the node was replaced; whether the node is Ready is of no
-   * concern. What fails is retried.
-   * @throws FlannelError `config/node-name`, `store/kubeconfig`: what waiting cannot cure
+   * concern. What fails, be it the kubeconfig, is said and retried: traffic does not depend on it.
    */
   run(stop: AbortSignal): Promise<void>;
 }
 
-/** Asks the API server nothing. @throws FlannelError `config/invalid`, `store/kubeconfig` */
+/** Asks the API server nothing. @throws FlannelError `config/invalid`, `store/kubeconfig`, `config/node-name` */
 export function openNodeAnnotator(options: KubeOptions): NodeAnnotator {
+  requireNodeName({ configured: options.nodeName, env: options.env });
   const context = openKubeContext(options);
   const { client, names, log, clock } = context;
   let wanted: LeaseAttributes | undefined;
@@ -67,7 +68,7 @@ export function openNodeAnnotator(options: KubeOptions): NodeAnnotator {
         said = "";
       } catch (error) {
         if (stop.aborted) return;
-        if (!(error instanceof FlannelError) || error.exitCode === 2) throw error;
+        if (!(error instanceof FlannelError)) throw error;
         const text = errorText(error);
         if (text !== said) log.warn("the node cannot be annotated; trying again", { error: text });
         said = text;
@@ -112,7 +113,7 @@ async function knownName(context: KubeContext, stop: AbortSignal): Promise<strin
       return await context.ownName(stop);
     } catch (error) {
       if (stop.aborted) return undefined;
-      if (!(error instanceof FlannelError) || error.exitCode === 2) throw error;
+      if (!(error instanceof FlannelError)) throw error;
       await context.clock.sleep(retryMsMax, stop); // the writer says why
     }
   }

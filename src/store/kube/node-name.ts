@@ -17,6 +17,11 @@ export function namedNode({ configured, env }: NodeNameSources): string | undefi
   throw wrong(`${JSON.stringify(name.slice(0, 128))} is no node's name`);
 }
 
+/** Makes sure that something names the node. @throws FlannelError `config/node-name` (exit code 2) */
+export function requireNodeName(sources: NodeNameSources): void {
+  if (namedNode(sources) === undefined) namedPod(sources);
+}
+
 /**
  * The name of the node that we are on, else that of the pod which POD_NAME and POD_NAMESPACE name, as flannel looks
  * for it.
@@ -29,9 +34,7 @@ export async function findNodeName(
 ): Promise<string> {
   const name = namedNode(sources);
   if (name !== undefined) return name;
-  const [pod, namespace] = [sources.env["POD_NAME"] ?? "", sources.env["POD_NAMESPACE"] ?? ""];
-  if (!isNodeName(pod) || !isNodeName(namespace))
-    throw wrong("env variables POD_NAME and POD_NAMESPACE must be set");
+  const { pod, namespace } = namedPod(sources);
   const found = asGoObject(await client.getPod(namespace, pod, stop));
   const nodeName = asGoObject(found?.get("spec"))?.get("nodeName");
   if (typeof nodeName === "string" && isNodeName(nodeName)) return nodeName;
@@ -44,6 +47,12 @@ export async function findNodeName(
       remedy: "Check POD_NAME and POD_NAMESPACE, or set NODE_NAME",
     },
   );
+}
+
+function namedPod({ env }: NodeNameSources): { readonly pod: string; readonly namespace: string } {
+  const [pod, namespace] = [env["POD_NAME"] ?? "", env["POD_NAMESPACE"] ?? ""];
+  if (isNodeName(pod) && isNodeName(namespace)) return { pod, namespace };
+  throw wrong("env variables POD_NAME and POD_NAMESPACE must be set");
 }
 
 function wrong(message: string): FlannelError {
