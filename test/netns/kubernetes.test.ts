@@ -52,8 +52,8 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
     net.startDaemon(hostOf(net, number), {
       engine: "auto",
       store: 'type = "kubernetes"',
-      more: `[kubernetes]\napi_url = "${kube.url}"\nnet_config = "${net.lab.directory}/net-conf.json"\n`,
-      env: { NODE_NAME: `node-${number}` },
+      more: `[kubernetes]\napi_url = "${kube.url}"\nnet_config = "${net.lab.directory}/net-conf.json"\n${number === 1 ? 'node_name = "node-1"\n' : ""}`,
+      env: number === 1 ? {} : { NODE_NAME: `node-${number}` },
       ...options,
     });
 
