@@ -125,6 +125,57 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
     90_000,
   );
 
+  test.each([
+    ["userspace", "dual-stack", [4, 6]],
+    ["kernel", "dual-stack", [4, 6]],
+    ["userspace", "IPv6 alone", [6]],
+    ["kernel", "IPv6 alone", [6]],
+  ] as const)(
+    "%s, %s: each family over its own, published as flannel does",
+    async (engine, _, families) => {
+      const { net, kube } = await cluster(2);
+      const hasIpv4 = families.some((family) => family === 4);
+      const conf = {
+        ...(hasIpv4 ? { Network: "10.244.0.0/16" } : { EnableIPv4: false }),
+        ...{ EnableIPv6: true, IPv6Network: "fd00:244::/48", Backend: { Type: "vxlan" } },
+      };
+      writeFileSync(join(net.lab.directory, "net-conf.json"), JSON.stringify(conf));
+      for (const number of [1, 2])
+        await kube.call("createNode", {
+          name: `node-${number}`,
+          podCidrs: [...(hasIpv4 ? [`10.244.${number}.0/24`] : []), `fd00:244:0:${number}::/64`],
+        });
+      const daemons = [1, 2].map((number) => startInNodes(net, kube, number, { engine }));
+      const [own, peer] = await Promise.all(daemons.map((daemon) => daemon.ready(1)));
+      if (own === undefined || peer === undefined) throw new Error("two reports");
+      const [here, there] = [hostOf(net, 1), hostOf(net, 2)];
+      for (const family of families) {
+        const ends = [
+          { host: here, address: vtepAddress(own, family) },
+          { host: there, address: vtepAddress(peer, family) },
+        ] as const;
+        await ping(here, ends[1].address, ["-I", ends[0].address]);
+        await ping(there, ends[0].address, ["-I", ends[1].address]);
+        expect((await transfer(net.lab, ...ends)).intact).toBe(true);
+      }
+      const { annotations } = (await kube.getNode("node-2")).metadata;
+      const { vtepMac, vtepMacV6 } = peer.lease ?? {};
+      expect(annotations).toEqual({
+        [`${prefix}kube-subnet-manager`]: "true",
+        [`${prefix}backend-type`]: "vxlan",
+        ...(hasIpv4 && {
+          [`${prefix}backend-data`]: `{"VNI":1,"VtepMAC":"${vtepMac}"}`,
+          [`${prefix}public-ip`]: there.address,
+        }),
+        [`${prefix}backend-v6-data`]: `{"VNI":1,"VtepMAC":"${vtepMacV6}"}`,
+        [`${prefix}public-ipv6`]: there.addressV6,
+      });
+      const links = await inside(there.namespace, ["ip", "-o", "link"]);
+      expect([links.includes(" flannel.1:"), links.includes(" flannel-v6.1:")]).toEqual([hasIpv4, true]);
+    },
+    60_000,
+  );
+
   const hybrid = (net: TestOverlay, kube: KubeProcess, number: number): Daemon =>
     net.startDaemon(hostOf(net, number), {
       engine: "auto",

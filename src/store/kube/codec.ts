@@ -194,11 +194,13 @@ export function encodeAnnotations(
   names: AnnotationNames,
 ): ReadonlyMap<string, string | null> {
   const hasV6 = publicIpv6 !== undefined || backendV6Data !== undefined;
+  // Of flannel's backends only vxlan leaves IPv4's out where it has no device for it.
+  const hasV4 = backendType !== "vxlan" || publicIp !== undefined || backendData !== undefined;
   return new Map<string, string | null>([
     [names.managed, "true"],
     [names.backendType, backendType],
-    [names.backendData, JSON.stringify(backendData ?? null)],
-    [names.publicIp, publicIp?.toString() ?? "0.0.0.0"],
+    [names.backendData, hasV4 ? JSON.stringify(backendData ?? null) : null],
+    [names.publicIp, hasV4 ? (publicIp?.toString() ?? "0.0.0.0") : null],
     [names.backendV6Data, hasV6 ? JSON.stringify(backendV6Data ?? null) : null],
     [names.publicIpv6, hasV6 ? (publicIpv6?.toString() ?? "::") : null],
   ]);
