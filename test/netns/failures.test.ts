@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { inside, type LabHost } from "../../src/demo/lab.ts";
 import { runProgram, tryProgram } from "../../src/demo/process.ts";
@@ -161,11 +161,17 @@ describe.skipIf(refused !== undefined)("failures", () => {
   });
 
   test("a network whose backend is not served is a mistake in the configuration", async () => {
-    const net = await overlay(1, '{"Network":"10.99.0.0/16"}');
+    const net = await overlay(1, '{"Network":"10.99.0.0/16","Backend":{"Type":"wireguard"}}');
     await expectFailure(net, { engine: "auto" }, 2, [
-      "backend type udp is not served yet",
+      "backend type wireguard is not served yet",
       '"Type": "vxlan"',
     ]);
+    await net.etcd(
+      "put",
+      "/coreos.com/network/config",
+      '{"Network":"10.99.0.0/16","Backend":{"Type":"vxlan2"}}',
+    );
+    await expectFailure(net, { engine: "auto" }, 2, ["unknown backend type: vxlan2", '"Type": "vxlan"']);
     await net.etcd(
       "put",
       "/coreos.com/network/config",
@@ -194,7 +200,8 @@ describe.skipIf(refused !== undefined)("failures", () => {
       `cannot serve the admin socket ${blocker}/run/admin.sock`,
       "host.run_dir",
     ]);
-    expect(existsSync(dirname(inTheWay.subnetFile))).toBe(false);
+    // Nothing but the reason, for whoever waits for a pod.
+    expect(readdirSync(dirname(inTheWay.subnetFile))).toEqual(["subnet.env.reason"]);
     for (const engine of engines) {
       await expectFailure(net, { engine, host: `subnet_file = "${blocker}/subnet.env"` }, 1, [
         `cannot write ${blocker}/subnet.env`,
