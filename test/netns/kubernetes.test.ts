@@ -230,6 +230,44 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
     await ping(hostOf(net, 2), vtepAddress(await daemons[0].report()));
   }, 120_000);
 
+  test("host-gw over both families: its annotations are flannel's, and are read back as our own", async () => {
+    const { net, kube } = await cluster(2);
+    const document = {
+      ...{ Network: "10.244.0.0/16", EnableIPv6: true, IPv6Network: "fd00:244::/56" },
+      Backend: { Type: "host-gw" },
+    };
+    writeFileSync(join(net.lab.directory, "net-conf.json"), JSON.stringify(document));
+    for (const number of [1, 2]) {
+      const { namespace } = hostOf(net, number);
+      await inside(namespace, ["ip", "address", "add", `fd00:77::${number}/64`, "dev", "eth0", "nodad"]);
+      await kube.call("createNode", {
+        name: `node-${number}`,
+        podCidrs: [`10.244.${number}.0/24`, `fd00:244:0:${number}::/64`],
+      });
+    }
+    const daemons = [startInNodes(net, kube, 1), startInNodes(net, kube, 2)] as const;
+    const reports = await Promise.all(daemons.map((daemon) => daemon.ready(1)));
+    expect(reports[0]?.lease?.subnets).toEqual(["10.244.1.0/24", "fd00:244:0:1::/64"]);
+    const routes = await inside(hostOf(net, 1).namespace, ["ip", "route", "show", "10.244.2.0/24"]);
+    expect(routes).toContain(`via ${hostOf(net, 2).address}`);
+    const { metadata } = await kube.getNode("node-2");
+    expect(metadata.annotations).toMatchObject({
+      [`${prefix}backend-type`]: "host-gw",
+      [`${prefix}backend-data`]: "null",
+      [`${prefix}public-ip`]: hostOf(net, 2).address,
+    });
+    // One that took its own annotations for another's would look after its lease at every heartbeat.
+    const flannelNode = { ...metadata.annotations, [`${prefix}public-ip`]: "10.77.0.100" };
+    await kube.call("createNode", { name: "node-3", podCidrs: ["10.244.3.0/24"], annotations: flannelNode });
+    for (const address of ["10.77.0.101", "10.77.0.102", "10.77.0.103"]) {
+      await kube.call("heartbeat", "node-2");
+      await kube.call("annotate", "node-3", { [`${prefix}public-ip`]: address });
+      const seen = async () => (await daemons[1].report()).peers.map(({ publicIp }) => publicIp);
+      await until("told", async () => (await seen()).includes(address));
+    }
+    expect((await daemons[1].report()).lease?.events).toMatchObject({ renewed: 0, lost: 0, conflict: 0 });
+  }, 60_000);
+
   test("node-public-ip names the address that others send to, and public-ip-overwrite only what they are told", async () => {
     const { net, kube } = await cluster(2);
     await kube.call("createNode", {
