@@ -49,7 +49,9 @@ export function decideOverlay(
       : chooseEngine({
           configured: config.datapath.engine,
           kernelOnly: backend.kernelOnly,
-          ...(backend.userspaceOnly === true ? { userspaceOnly: backend.type } : {}),
+          ...(backend.userspaceOnly === true
+            ? { userspaceOnly: backend.type, rawSocket: backend.rawSocket === true }
+            : {}),
           tunTrouble: probeTun(),
         });
   return { network, ranges, backend, engine };

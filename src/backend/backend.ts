@@ -40,6 +40,8 @@ export interface BackendSetup {
   readonly kernelOnly: readonly string[];
   /** Whether there is no kernel device that speaks it. */
   readonly userspaceOnly?: boolean;
+  /** Whether it takes a raw socket, which the dgram engine has not. */
+  readonly rawSocket?: boolean;
   /** Whether its plans depend on who is one hop away. */
   readonly usesReach: boolean;
   /** What an operator has run for this backend. */

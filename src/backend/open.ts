@@ -4,6 +4,7 @@ import { setUpAlloc } from "./alloc.ts";
 import type { BackendContext, BackendSetup } from "./backend.ts";
 import { setUpExtension } from "./extension.ts";
 import { setUpHostGw } from "./host-gw.ts";
+import { setUpIpIp } from "./ipip.ts";
 import { setUpUdp } from "./udp.ts";
 import { setUpVxlan } from "./vxlan.ts";
 
@@ -20,6 +21,8 @@ export function setUpBackend(config: BackendConfig, context: BackendContext): Ba
       return setUpHostGw(context);
     case "udp":
       return setUpUdp(config, context);
+    case "ipip":
+      return setUpIpIp(config, context);
     case "alloc":
       return setUpAlloc(context);
     case "extension":
@@ -35,7 +38,6 @@ const cloud = `flannel-lite fills no cloud's route table: ${anyNetwork}, which n
 
 /** flannel's other backends, and what an operator who names one can do. */
 const remedies: Readonly<Record<string, string>> = {
-  ipip: `${anyNetwork}, or "host-gw" where the hosts share a layer-2 network`,
   wireguard: encrypted,
   ipsec: encrypted,
   "tencent-vpc": cloud,

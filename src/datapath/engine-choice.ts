@@ -15,6 +15,8 @@ export interface EngineFacts {
   readonly kernelOnly: readonly string[];
   /** The backend, where no kernel device speaks it. */
   readonly userspaceOnly?: string;
+  /** Whether that takes a raw socket. */
+  readonly rawSocket?: boolean;
   /** Why /dev/net/tun cannot be used; undefined when it can. */
   readonly tunTrouble: string | undefined;
 }
@@ -28,11 +30,19 @@ export function chooseEngine({
   configured,
   kernelOnly,
   userspaceOnly,
+  rawSocket,
   tunTrouble,
 }: EngineFacts): EngineChoice {
   const options = kernelOnly.join(" and ");
   if (userspaceOnly !== undefined) {
     if (configured === "kernel") throw noKernelDevice(userspaceOnly, "datapath.engine");
+    if (configured === "dgram" && rawSocket === true)
+      throw new FlannelError(
+        "engine/unsuitable",
+        `the dgram engine has no raw socket, which the network's backend, ${userspaceOnly}, takes`,
+        {},
+        { exitCode: 2, remedy: 'Set datapath.engine to "userspace" or "auto"' },
+      );
     if (configured === "auto" && tunTrouble !== undefined)
       throw new FlannelError(
         "engine/no-tun",
@@ -63,7 +73,7 @@ export function chooseEngine({
 export function noKernelDevice(backend: string, key: string): FlannelError {
   return new FlannelError(
     "engine/unsuitable",
-    `no kernel device speaks the network's backend, ${backend}`,
+    `there is no kernel device here for the network's backend, ${backend}`,
     {},
     { exitCode: 2, remedy: `Leave ${key} = "kernel" out of the configuration` },
   );

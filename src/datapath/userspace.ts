@@ -162,7 +162,7 @@ const remedies: Readonly<
 };
 
 function orKernel({ encapsulation }: Pick<EngineOptions, "encapsulation">): string {
-  return encapsulation === "udp" ? "" : ', or use datapath.engine = "kernel"';
+  return encapsulation !== "vxlan" ? "" : ', or use datapath.engine = "kernel"';
 }
 
 function tableOf(tunnel: TunnelItem, forwards: readonly ForwardItem[]): ForwardingTable {
@@ -175,6 +175,7 @@ function tableOf(tunnel: TunnelItem, forwards: readonly ForwardItem[]): Forwardi
   };
   if (tunnel.encapsulation === "udp")
     return { encapsulation: "udp", answerFrom: tunnel.answerFrom.map(String), ...common };
+  if (tunnel.encapsulation === "ipip") return { encapsulation: "ipip", ...common };
   const { vni, vtepMac } = tunnel;
   return { encapsulation: "vxlan", vni, vtepMac, ...common };
 }

@@ -337,7 +337,7 @@ export type KernelTable = "link" | "address" | "neighbour" | "route";
 export interface EngineOptions {
   /** Name of the TUN device, at most 15 bytes. */
   readonly device: string;
-  /** UDP port we receive on and send to. */
+  /** UDP port we receive on and send to; of `ipip` its protocol, 4. */
   readonly port: number;
   /** Source address of what we send; it must be on this host. */
   readonly local: string;
@@ -350,7 +350,7 @@ export interface EngineOptions {
   readonly latency?: "auto" | "latency" | "throughput";
   /**
    * How packets are carried, in every table too; `vxlan` where it is not said. `udp` has one socket on `local`, from
-   * whose port its datagrams leave; `vxlan` receives on the wildcard address and sends from several ports.
+   * whose port its datagrams leave, `ipip` a raw one; `vxlan` receives on the wildcard address and sends from several ports.
    */
   readonly encapsulation?: Encapsulation;
 }
@@ -386,9 +386,9 @@ export interface Tun {
 }
 
 /** How packets are carried. */
-export type Encapsulation = "vxlan" | "udp";
+export type Encapsulation = "vxlan" | "udp" | "ipip";
 
-export type ForwardingTable = VxlanTable | UdpTable;
+export type ForwardingTable = VxlanTable | UdpTable | IpIpTable;
 
 /** VXLAN with the inner Ethernet header (RFC 7348 §5). */
 export interface VxlanTable extends TableBase {
@@ -402,6 +402,11 @@ export interface UdpTable extends TableBase {
   readonly encapsulation: "udp";
   /** Our addresses, at most one of each family: ICMP answers to packets that no peer gets come from them. */
   readonly answerFrom: readonly string[];
+}
+
+/** IPv4 packets in IPv4, protocol 4 (RFC 2003). */
+export interface IpIpTable extends TableBase {
+  readonly encapsulation: "ipip";
 }
 
 interface TableBase {
@@ -418,7 +423,7 @@ export interface ForwardingPeer {
   readonly subnets: readonly string[];
   /** Outer destination address. */
   readonly endpoint: string;
-  /** Inner destination MAC: the peer's VTEP. Of no use to `udp`. */
+  /** Inner destination MAC: the peer's VTEP. Of use to `vxlan` alone. */
   readonly mac?: string;
 }
 

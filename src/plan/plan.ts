@@ -111,7 +111,7 @@ export type Latency = "auto" | "latency" | "throughput";
 export type TunnelEngine = "userspace" | "dgram";
 
 /** What a userspace engine does for one TUN link. */
-export type TunnelItem = VxlanTunnel | UdpTunnel;
+export type TunnelItem = VxlanTunnel | UdpTunnel | IpIpTunnel;
 
 /** VXLAN (RFC 7348). */
 export interface VxlanTunnel extends TunnelBase {
@@ -128,10 +128,15 @@ export interface UdpTunnel extends TunnelBase {
   readonly answerFrom: readonly IpAddress[];
 }
 
+/** IPv4 packets in IPv4 (RFC 2003), as the kernel's ipip device and flannel's ipip backend. */
+export interface IpIpTunnel extends TunnelBase {
+  readonly encapsulation: "ipip";
+}
+
 interface TunnelBase {
   readonly device: string;
   readonly engine: TunnelEngine;
-  /** UDP port, ours and every peer's. */
+  /** UDP port, ours and every peer's; of ipip its protocol. */
   readonly port: number;
   /** Source address of what we send. */
   readonly local: IpAddress;

@@ -24,12 +24,12 @@ export function itemText(item: PlanItem): string {
       );
     }
     case "tunnel": {
-      const { device, engine, port, local, mtuBytes, overlay, strict, allowSources, latency } = item.value;
-      const [kind, ends] = carriageTexts(item.value);
+      const { device, engine, local, mtuBytes, overlay, strict, allowSources, latency } = item.value;
+      const [kind, port, ends] = carriageTexts(item.value);
       const tuned = latency === "auto" ? "" : ` latency ${latency}`;
       const allowed = allowSources.length === 0 ? "" : ` allow ${allowSources.join(",")}`;
       return (
-        `tunnel ${device} ${kind} local ${local} dstport ${port} mtu ${mtuBytes} ${ends} ` +
+        `tunnel ${device} ${kind} local ${local}${port} mtu ${mtuBytes}${ends} ` +
         `overlay ${overlay.join(",")} strict ${strict}${allowed}${tuned}${engine === "dgram" ? " engine dgram" : ""}`
       );
     }
@@ -53,10 +53,17 @@ export function itemText(item: PlanItem): string {
   }
 }
 
-/** Kind of a tunnel, and what its ends go by. */
-function carriageTexts(tunnel: TunnelItem): readonly [string, string] {
-  if (tunnel.encapsulation === "vxlan") return [`vxlan id ${tunnel.vni}`, `mac ${tunnel.vtepMac}`];
-  return ["udp", `answer ${tunnel.answerFrom.join(",")}`];
+/** Kind of a tunnel, its port, and what its ends go by. */
+function carriageTexts(tunnel: TunnelItem): readonly [string, string, string] {
+  const port = ` dstport ${tunnel.port}`;
+  switch (tunnel.encapsulation) {
+    case "vxlan":
+      return [`vxlan id ${tunnel.vni}`, port, ` mac ${tunnel.vtepMac}`];
+    case "udp":
+      return ["udp", port, ` answer ${tunnel.answerFrom.join(",")}`];
+    case "ipip":
+      return ["ipip", "", ""];
+  }
 }
 
 function named(word: string, value: { toString(): string } | undefined): string {

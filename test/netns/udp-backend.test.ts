@@ -254,7 +254,9 @@ describe.skipIf(refused !== undefined)("the udp backend", () => {
     ] as const) {
       const refusing = net.startDaemon(host, options);
       expect(await refusing.child.exited).toBe(2);
-      expect(refusing.child.errorTail()).toContain("no kernel device speaks the network's backend, udp");
+      expect(refusing.child.errorTail()).toContain(
+        "there is no kernel device here for the network's backend, udp",
+      );
     }
     expect(await ip(host, "-o link show")).not.toContain("flannel0");
 

@@ -18,7 +18,7 @@ use crate::handover::{Descriptors, NamedDescriptor, named};
 pub struct EngineOptions {
     /// Name of the TUN device, at most 15 bytes.
     pub device: String,
-    /// UDP port to receive on and to send to.
+    /// UDP port to receive on and to send to; of `ipip` the protocol, 4.
     pub port: u32,
     /// Source address of what is sent; it must be on this host.
     pub local: String,
@@ -28,15 +28,15 @@ pub struct EngineOptions {
     #[napi(ts_type = "'auto' | 'latency' | 'throughput'")]
     pub latency: Option<String>,
     /// How packets are carried; `vxlan` where it is not said.
-    #[napi(ts_type = "'vxlan' | 'udp'")]
+    #[napi(ts_type = "'vxlan' | 'udp' | 'ipip'")]
     pub encapsulation: Option<String>,
 }
 
 /// Everything the engine decides by.
 #[napi(object)]
 pub struct ForwardingTable {
-    /// How packets are carried: `vxlan`, with `vni` and `vtep_mac`, or `udp`, with `answer_from`.
-    #[napi(ts_type = "'vxlan' | 'udp'")]
+    /// How packets are carried: `vxlan`, with `vni` and `vtep_mac`, `udp`, with `answer_from`, or `ipip`.
+    #[napi(ts_type = "'vxlan' | 'udp' | 'ipip'")]
     pub encapsulation: String,
     /// VXLAN network.
     pub vni: Option<u32>,
@@ -230,11 +230,15 @@ pub fn table_spec(table: &ForwardingTable) -> Result<TableSpec> {
 }
 
 fn encapsulation(table: &ForwardingTable) -> Result<Encapsulation> {
-    if layout(Some(&table.encapsulation))? == Layout::Spread {
-        return Ok(Encapsulation::Vxlan {
-            vni: table.vni.unwrap_or(0),
-            vtep_mac: optional_mac(table.vtep_mac.as_deref())?,
-        });
+    match layout(Some(&table.encapsulation))? {
+        Layout::Spread => {
+            return Ok(Encapsulation::Vxlan {
+                vni: table.vni.unwrap_or(0),
+                vtep_mac: optional_mac(table.vtep_mac.as_deref())?,
+            });
+        }
+        Layout::Raw => return Ok(Encapsulation::IpIp),
+        Layout::Single => {}
     }
     let (mut v4, mut v6) = (None, None);
     for text in table.answer_from.iter().flatten() {
@@ -251,6 +255,7 @@ pub fn layout(encapsulation: Option<&str>) -> Result<Layout> {
     match encapsulation {
         None | Some("vxlan") => Ok(Layout::Spread),
         Some("udp") => Ok(Layout::Single),
+        Some("ipip") => Ok(Layout::Raw),
         Some(other) => Err(invalid("encapsulation", other)),
     }
 }

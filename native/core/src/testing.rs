@@ -63,6 +63,14 @@ pub fn tcp(v6: bool, sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// An IPv4 packet around `inner`, with `options` bytes of options.
+pub fn in_ip4(inner: &[u8], options: usize) -> Vec<u8> {
+    let mut packet = ip4(4, options + inner.len());
+    packet[0] = 0x40 | (5 + options / 4) as u8;
+    packet[20 + options..].copy_from_slice(inner);
+    packet
+}
+
 /// Recomputes every checksum of a TCP or UDP packet.
 pub fn complete(packet: &mut [u8]) {
     let header = ip::parse(packet).unwrap();

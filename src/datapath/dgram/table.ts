@@ -16,7 +16,8 @@ export interface Table {
 /** How packets are carried. */
 export type Carriage =
   | { readonly kind: "vxlan"; readonly vni: number; readonly vtepMac: Uint8Array }
-  | { readonly kind: "udp"; readonly answerFrom: readonly IpAddress[] };
+  | { readonly kind: "udp"; readonly answerFrom: readonly IpAddress[] }
+  | { readonly kind: "ipip" };
 
 export interface Peer {
   readonly subnets: readonly Prefix[];
@@ -61,6 +62,7 @@ export function readTable(table: ForwardingTable): Table {
 
 function readCarriage(table: ForwardingTable): Carriage {
   if (table.encapsulation === "udp") return { kind: "udp", answerFrom: table.answerFrom.map(parseIpAddress) };
+  if (table.encapsulation === "ipip") return { kind: "ipip" };
   const { vni, vtepMac } = table;
   if (vni < 0 || vni >= 2 ** 24) throw new FlannelError("engine/table", `VNI ${vni} is beyond 24 bits`);
   return { kind: "vxlan", vni, vtepMac: macBytes(vtepMac) };

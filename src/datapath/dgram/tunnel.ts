@@ -15,6 +15,9 @@ const etherTypeIpv4 = 0x0800;
 const etherTypeArp = 0x0806;
 const etherTypeIpv6 = 0x86dd;
 
+/** RFC 2003. */
+const protocolIpIp = 4;
+
 /** A UDP payload for a peer. */
 export interface Encapsulated {
   readonly payload: Uint8Array;
@@ -49,6 +52,8 @@ export function encapsulate(packet: Uint8Array, table: Table): Encapsulated | Un
       ? { drop: "ttlExceeded" }
       : { payload: lowered, headerBytes: 0, peer, tos: 0 };
   }
+  const tos = outerTos(ip.trafficClass);
+  if (carriage.kind === "ipip") return { payload: ip.bytes, headerBytes: 0, peer, tos };
   const payload = new Uint8Array(vxlanHeaderBytes + ip.bytes.length);
   const view = viewOf(payload);
   view.setUint8(0, vniValid);
@@ -57,7 +62,7 @@ export function encapsulate(packet: Uint8Array, table: Table): Encapsulated | Un
   payload.set(carriage.vtepMac, 14);
   view.setUint16(20, ip.family === 4 ? etherTypeIpv4 : etherTypeIpv6);
   payload.set(ip.bytes, vxlanHeaderBytes);
-  return { payload, headerBytes: vxlanHeaderBytes, peer, tos: outerTos(ip.trafficClass) };
+  return { payload, headerBytes: vxlanHeaderBytes, peer, tos };
 }
 
 /** What is known of a received datagram's outer header. */
@@ -84,7 +89,7 @@ export interface Refused extends Dropped {
 /** Decides about a datagram from the tunnel: the packet that the host gets, or why it gets none. */
 export function decapsulate(payload: Uint8Array, outer: Outer, table: Table): Decapsulated | Refused {
   const { carriage } = table;
-  const frame = carriage.kind === "udp" ? payload : openFrame(payload, carriage);
+  const frame = open(payload, carriage);
   if ("drop" in frame) return frame;
   const received = parseIp(new Uint8Array(frame)); // a copy, which Buffer.slice is not
   if ("drop" in received) return received;
@@ -99,6 +104,30 @@ export function decapsulate(payload: Uint8Array, outer: Outer, table: Table): De
   const wasUnfinished = transportChecksumState(packet) === "unfinished";
   if (wasUnfinished) setTransportChecksum(packet, packet.protocol, packet.headerBytes);
   return { packet, wasUnfinished, sender };
+}
+
+/** The inner packet, unread. */
+function open(payload: Uint8Array, carriage: Carriage): Uint8Array | Dropped {
+  switch (carriage.kind) {
+    case "vxlan":
+      return openFrame(payload, carriage);
+    case "udp":
+      return payload;
+    case "ipip":
+      return insideIp(payload);
+  }
+}
+
+/** The IPv4 packet in an IPv4 packet, as a raw socket gives it. */
+function insideIp(payload: Uint8Array): Uint8Array | Dropped {
+  const outer = parseIp(payload);
+  if ("drop" in outer) return outer;
+  const inner = outer.bytes.subarray(outer.headerBytes);
+  const first = inner[0];
+  if (first === undefined) return { drop: "truncated" };
+  return outer.family === 4 && outer.protocol === protocolIpIp && first >> 4 === 4
+    ? inner
+    : { drop: "notIp" };
 }
 
 /** The IP packet in a VXLAN datagram that is for us. */

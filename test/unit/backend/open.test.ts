@@ -21,7 +21,6 @@ const context: BackendContext = {
 const setUp = (type: string) => setUpBackend({ type, options: {} }, context);
 
 test.each([
-  ["ipip", "backend type ipip is not served yet"],
   ["wireguard", "backend type wireguard is not served yet"],
   ["ipsec", "backend type ipsec is not served yet"],
   ["aws-vpc", "backend type aws-vpc is not served yet"],

@@ -38,7 +38,10 @@ test("engine choice: what no kernel device speaks is left to userspace, or said 
   expect(chooseEngine({ ...udp, configured: "auto" }).engine).toBe("userspace");
   expect(chooseEngine({ ...udp, configured: "dgram" }).engine).toBe("dgram");
   expect(() => chooseEngine({ ...udp, configured: "kernel" })).toThrow(
-    "no kernel device speaks the network's backend, udp",
+    "there is no kernel device here for the network's backend, udp",
+  );
+  expect(() => chooseEngine({ ...udp, userspaceOnly: "ipip", rawSocket: true, configured: "dgram" })).toThrow(
+    "the dgram engine has no raw socket, which the network's backend, ipip, takes",
   );
   expect(() => chooseEngine({ ...udp, configured: "auto", tunTrouble: "no TUN" })).toThrow(
     "the udp backend needs a TUN: no TUN",

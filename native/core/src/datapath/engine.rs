@@ -25,7 +25,7 @@ use crate::sys::udp::{self, Layout, OpenError, Udp};
 pub struct EngineOptions {
     /// Name of the TUN device, at most 15 bytes.
     pub device: String,
-    /// UDP port to receive on and to send to.
+    /// UDP port to receive on and to send to; of `Layout::Raw` the protocol, which the kernel takes for one.
     pub port: u16,
     /// Source address of what is sent; its family is that of the tunnel.
     pub local: IpAddr,
@@ -330,6 +330,7 @@ impl Engine {
             }
             Encapsulation::Vxlan { .. } => Layout::Spread,
             Encapsulation::Bare { .. } => Layout::Single,
+            Encapsulation::IpIp => Layout::Raw,
         };
         if layout != self.layout {
             let detail = "the engine was opened for another encapsulation";

@@ -203,7 +203,7 @@ impl Head {
             Encapsulation::Vxlan { vni, vtep_mac } => {
                 vxlan::encode(vni, peer.mac, vtep_mac, !ip.is_v4())
             }
-            Encapsulation::Bare { .. } => [0; vxlan::HEADER_LEN],
+            Encapsulation::Bare { .. } | Encapsulation::IpIp => [0; vxlan::HEADER_LEN],
         };
         Self {
             room,

@@ -71,17 +71,19 @@ pub fn inbound(
     sender: &Sender,
     table: &Table,
 ) -> Result<Inbound, Refused> {
-    let (packet, bare) = match table.encapsulation {
-        Encapsulation::Vxlan { vni, vtep_mac } => (frame_for(datagram, vni, vtep_mac)?, false),
-        Encapsulation::Bare { .. } => (datagram, true),
+    let (packet, offset) = match table.encapsulation {
+        Encapsulation::Vxlan { vni, vtep_mac } => {
+            (frame_for(datagram, vni, vtep_mac)?, vxlan::HEADER_LEN)
+        }
+        Encapsulation::Bare { .. } => (datagram, 0),
+        Encapsulation::IpIp => inside_ip(datagram)?,
     };
     let ip = ip::parse(packet).map_err(DropReason::from)?;
     check_sender(sender, ip.source, table).map_err(|reason| Refused {
         reason,
         inner: Some((ip.source, ip.destination)),
     })?;
-    let offset = table.encapsulation.header_len();
-    if bare {
+    if let Encapsulation::Bare { .. } = table.encapsulation {
         // Nobody marks the outer header (see `outer_tos`), so it says nothing.
         can_hop(packet, &ip)?;
         return Ok(Inbound {
@@ -111,8 +113,22 @@ pub fn can_hop(packet: &[u8], ip: &IpHeader) -> Result<(), DropReason> {
 /// it decapsulates, so congestion met on the way would be forgotten: such packets leave as Not-ECT (RFC 6040 §4.1).
 pub fn outer_tos(inner: u8, encapsulation: &Encapsulation) -> u8 {
     match encapsulation {
-        Encapsulation::Vxlan { .. } => ecn::encapsulate(inner),
+        Encapsulation::Vxlan { .. } | Encapsulation::IpIp => ecn::encapsulate(inner),
         Encapsulation::Bare { .. } => 0,
+    }
+}
+
+/// The IPv4 packet in an IPv4 packet of protocol 4, and where it begins.
+fn inside_ip(outer: &[u8]) -> Result<(&[u8], usize), DropReason> {
+    const IN_IPV4: u8 = 4;
+    let header = ip::parse(outer)?;
+    let packet = outer
+        .get(header.header_len..header.total_len)
+        .unwrap_or_default();
+    match packet.first().map(|first| first >> 4) {
+        None => Err(DropReason::Truncated),
+        Some(4) if header.is_v4() && header.protocol == IN_IPV4 => Ok((packet, header.header_len)),
+        Some(_) => Err(DropReason::NotIp),
     }
 }
 
@@ -386,10 +402,37 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_in_ip_begins_behind_the_outer_header() {
+        let table = table_of(Strict::Overlay, Encapsulation::IpIp);
+        let sender = table.sender("192.0.2.1".parse().unwrap());
+        let verdict = |datagram: &[u8], tos| {
+            inbound(datagram, tos, &sender, &table).map_err(|refused| refused.reason)
+        };
+        let inner = testing::udp4(4);
+        for options in [0, 8] {
+            let outer = testing::in_ip4(&inner, options);
+            let accepted = verdict(&outer, 0).unwrap();
+            assert_eq!((accepted.offset, accepted.mark), (20 + options, None));
+            assert_eq!(accepted.ip.total_len, inner.len());
+        }
+        let outer = testing::in_ip4(&inner, 0);
+        assert_eq!(verdict(&outer, 3).unwrap_err(), DropReason::EcnCe);
+        assert_eq!(verdict(&outer[..30], 0).unwrap_err(), DropReason::Truncated);
+        let other = testing::in_ip4(&testing::udp6(4), 0);
+        assert_eq!(verdict(&other, 0).unwrap_err(), DropReason::NotIp);
+        let empty = testing::in_ip4(&[], 0);
+        assert_eq!(verdict(&empty, 0).unwrap_err(), DropReason::Truncated);
+        let mut udp = outer.clone();
+        udp[9] = 17;
+        assert_eq!(verdict(&udp, 0).unwrap_err(), DropReason::NotIp);
+    }
+
+    #[test]
     fn random_bytes_get_a_verdict() {
         let mut random = Random::new(4);
         let table = table(Strict::Off);
         let bare = table_of(Strict::Off, Encapsulation::Bare { v4: None, v6: None });
+        let ipip = table_of(Strict::Off, Encapsulation::IpIp);
         let sender = table.sender("192.0.2.1".parse().unwrap());
         let good = datagram(&testing::tcp(false, 1, 0x10, b"x"));
         for _ in 0..100_000 {
@@ -402,6 +445,13 @@ mod tests {
             let _ = outbound(bytes.get(22..).unwrap_or(&bytes), &table);
             if let Ok(accepted) = inbound(&bytes, random.next() as u8, &sender, &table) {
                 assert!(accepted.offset + accepted.ip.total_len <= bytes.len());
+            }
+            let wrapped = testing::in_ip4(&bytes, 4 * random.below(10));
+            let cut = random.below(wrapped.len() + 1);
+            for outer in [&wrapped[..], &wrapped[..cut], &bytes] {
+                if let Ok(accepted) = inbound(outer, 0, &sender, &ipip) {
+                    assert!(accepted.offset + accepted.ip.total_len <= outer.len());
+                }
             }
             if let Ok(accepted) = inbound(&bytes, 0, &sender, &bare) {
                 assert!(accepted.ip.total_len <= bytes.len());

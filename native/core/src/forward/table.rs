@@ -37,14 +37,16 @@ pub enum Encapsulation {
         /// Source of IPv6 answers.
         v6: Option<Ipv6Addr>,
     },
+    /// An IPv4 packet in IPv4 (RFC 2003). The kernel writes the outer header, and leaves it on what is received.
+    IpIp,
 }
 
 impl Encapsulation {
-    /// Bytes in front of the inner IP packet.
+    /// Bytes that we put in front of the inner IP packet.
     pub fn header_len(&self) -> usize {
         match self {
             Self::Vxlan { .. } => vxlan::HEADER_LEN,
-            Self::Bare { .. } => 0,
+            Self::Bare { .. } | Self::IpIp => 0,
         }
     }
 }

@@ -19,6 +19,8 @@ pub enum Kind {
     Tun,
     /// A UDP socket over IPv4 or IPv6.
     Udp,
+    /// A raw socket for IP in IPv4.
+    IpIp,
 }
 
 /// What `fd` is; none where we have no use for it.
@@ -31,11 +33,15 @@ pub fn kind(fd: BorrowedFd<'_>) -> Option<Kind> {
     let protocol = option(fd, libc::SO_PROTOCOL).ok()?;
     let domain = option(fd, libc::SO_DOMAIN).ok()?;
     let inet = [libc::AF_INET, libc::AF_INET6].contains(&domain);
-    (inet && protocol == libc::IPPROTO_UDP).then_some(Kind::Udp)
+    match protocol {
+        libc::IPPROTO_UDP if inet => Some(Kind::Udp),
+        libc::IPPROTO_IPIP if domain == libc::AF_INET => Some(Kind::IpIp),
+        _ => None,
+    }
 }
 
 /// Takes the descriptors from 3 on, of which `count` were passed to this process; programs that we start do not
-/// inherit them. Only TUN queues and UDP sockets are taken, each with its position: the count comes from outside,
+/// inherit them. Only TUN queues and such sockets are taken, each with its position: the count comes from outside,
 /// and anything else may be the runtime's own. Gives none the second time.
 ///
 /// To be called before this process opens such descriptors of its own.

@@ -30,6 +30,9 @@ pub enum Layout {
     Spread,
     /// One on the local address for both, as flannel's udp backend: datagrams leave from the port that they go to.
     Single,
+    /// A raw one on the local IPv4 address for both, that carries packets in IP itself (protocol 4, RFC 2003). What it
+    /// receives begins with the outer header.
+    Raw,
 }
 
 /// The sockets of one engine.
@@ -112,14 +115,14 @@ impl Udp {
             None => open_receiver(local, port, layout),
         };
         let receiver = receiver.map_err(OpenError::Receiver)?;
-        if layout == Layout::Single {
+        if layout != Layout::Spread {
             prepare_sender(&receiver, local).map_err(OpenError::Sender)?;
         }
         let gro = switch_on(&receiver, libc::UDP_GRO, 1).is_ok();
         // Segment size 0 is the default: only a kernel without the option refuses it.
         let gso = senders
             .iter()
-            .chain((layout == Layout::Single).then_some(&receiver))
+            .chain((layout != Layout::Spread).then_some(&receiver))
             .all(|fd| switch_on(fd, libc::UDP_SEGMENT, 0).is_ok());
         Ok(Self {
             receiver,
@@ -178,7 +181,7 @@ pub fn check_receiver(
     port: u16,
     layout: Layout,
 ) -> Result<(), &'static str> {
-    match check_socket(fd)? {
+    match check_socket(fd, layout)? {
         bound if bound.ip() != receiving(local, layout) => Err("it is bound to another address"),
         bound if bound.port() != port => Err("it is bound to another port"),
         _ => Ok(()),
@@ -187,16 +190,19 @@ pub fn check_receiver(
 
 /// Why `fd` cannot be a socket that sends from `local`.
 pub fn check_sender(fd: BorrowedFd<'_>, local: IpAddr) -> Result<(), &'static str> {
-    match check_socket(fd)? {
+    match check_socket(fd, Layout::Spread)? {
         bound if bound.ip() != local => Err("it is bound to another address"),
         bound if bound.port() == 0 => Err("it is bound to no port"),
         _ => Ok(()),
     }
 }
 
-fn check_socket(fd: BorrowedFd<'_>) -> Result<SocketAddr, &'static str> {
-    if handed::kind(fd) != Some(handed::Kind::Udp) {
-        return Err("it is no UDP socket");
+fn check_socket(fd: BorrowedFd<'_>, layout: Layout) -> Result<SocketAddr, &'static str> {
+    match (layout, handed::kind(fd)) {
+        (Layout::Raw, Some(handed::Kind::IpIp)) => {}
+        (Layout::Raw, _) => return Err("it is no raw socket for protocol 4"),
+        (_, Some(handed::Kind::Udp)) => {}
+        _ => return Err("it is no UDP socket"),
     }
     match handed::socket_is_in_our_namespace(fd) {
         Ok(true) => {}
@@ -213,14 +219,14 @@ fn check_socket(fd: BorrowedFd<'_>) -> Result<SocketAddr, &'static str> {
 /// The address that the receiver is bound to.
 fn receiving(local: IpAddr, layout: Layout) -> IpAddr {
     match (layout, local) {
-        (Layout::Single, _) => local,
+        (Layout::Single | Layout::Raw, _) => local,
         (Layout::Spread, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
         (Layout::Spread, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
 fn open_sender(local: IpAddr) -> io::Result<OwnedFd> {
-    let fd = socket(local)?;
+    let fd = socket(local, Layout::Spread)?;
     prepare_sender(&fd, local)?;
     bind(&fd, SocketAddr::new(local, 0))?;
     Ok(fd)
@@ -247,7 +253,7 @@ fn prepare_sender(fd: &OwnedFd, local: IpAddr) -> io::Result<()> {
 }
 
 fn open_receiver(local: IpAddr, port: u16, layout: Layout) -> io::Result<OwnedFd> {
-    let fd = socket(local)?;
+    let fd = socket(local, layout)?;
     prepare_receiver(&fd, local)?;
     bind(&fd, SocketAddr::new(receiving(local, layout), port))?;
     Ok(fd)
@@ -454,15 +460,19 @@ fn read_control(control: &Control, len: usize) -> (u8, usize) {
     (tos, segment)
 }
 
-fn socket(local: IpAddr) -> io::Result<OwnedFd> {
+fn socket(local: IpAddr, layout: Layout) -> io::Result<OwnedFd> {
     let family = if local.is_ipv4() {
         libc::AF_INET
     } else {
         libc::AF_INET6
     };
-    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let (kind, protocol) = match layout {
+        Layout::Raw => (libc::SOCK_RAW, libc::IPPROTO_IPIP),
+        _ => (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+    };
+    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket takes three numbers and touches no memory of ours.
-    let fd = check(unsafe { libc::socket(family, kind, libc::IPPROTO_UDP) })?;
+    let fd = check(unsafe { libc::socket(family, kind, protocol) })?;
     // SAFETY: the descriptor is new and nobody else's.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     if !local.is_ipv4() {

@@ -1,0 +1,66 @@
+import { expect, test } from "bun:test";
+import type { BackendContext } from "../../../src/backend/backend.ts";
+import { setUpBackend } from "../../../src/backend/open.ts";
+import type { Json, Lease } from "../../../src/lease/lease.ts";
+import { parseIpAddress } from "../../../src/net/address.ts";
+import { parsePrefix } from "../../../src/net/prefix.ts";
+import { noReach } from "../../../src/net/reach.ts";
+import { planText } from "../../../src/plan/text.ts";
+import { encodeLeaseValue } from "../../../src/store/etcd/codec.ts";
+import { golden } from "../../support/golden.ts";
+import { reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
+
+const context: BackendContext = {
+  uplink: testUplink,
+  overlay: [parsePrefix("10.5.0.0/16")],
+  subnetLengths: { 4: 24 },
+  strict: "overlay",
+  allowSources: [],
+  latency: "auto",
+  nodeId: "machine",
+};
+const setUp = (options: Record<string, Json> = {}, on = context) =>
+  setUpBackend({ type: "ipip", options }, on);
+
+/** As another node would write it. */
+function lease(subnet: string, publicIp: string): Lease {
+  const { subnets, expiresAt } = vxlanLease(subnet, publicIp);
+  return { subnets, expiresAt, attributes: { publicIp: parseIpAddress(publicIp), backendType: "ipip" } };
+}
+const own = lease("10.5.1.0/24", "192.0.2.1");
+const near = lease("10.5.2.0/24", "192.0.2.2");
+const far = lease("10.5.3.0/24", "198.51.100.3");
+
+test("ipip: the lease is flannel's", () => {
+  expect(encodeLeaseValue(setUp().attributes({ existing: undefined, savedMac: undefined }))).toBe(
+    '{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"ipip"}',
+  );
+});
+
+test("ipip: a route through the device for each peer, by its public address as in flannel", () => {
+  const backend = setUp().open("userspace");
+  expect(backend.mtuBytes).toBe(1480);
+  const text = planText(backend.plan(own, [near, far], noReach).plan);
+  expect(text).toBe(golden("ipip/two-peers.txt", text));
+});
+
+test("ipip: with DirectRouting a neighbour is routed to over the uplink, and still believed in the tunnel", () => {
+  const backend = setUp({ DirectRouting: true }).open("userspace");
+  const text = planText(backend.plan(own, [near, far], reachOf(["192.0.2.0/24"])).plan);
+  expect(text).toBe(golden("ipip/direct-routing.txt", text));
+});
+
+test("ipip: leases of other backends are left out", () => {
+  const other = vxlanLease("10.5.4.0/24", "192.0.2.4");
+  const { plan, refused } = setUp().open("userspace").plan(own, [other, near], noReach);
+  expect(plan.routes).toHaveLength(1);
+  expect(refused.map(({ reason }) => reason)).toEqual(['backend type "vxlan" is not "ipip"']);
+});
+
+test("ipip: what it cannot carry is refused by name", () => {
+  const dual = { ...context, overlay: [...context.overlay, parsePrefix("fd00:5::/48")] };
+  expect(() => setUp({}, dual)).toThrow("the ipip backend carries IPv4 alone, and the network has IPv6");
+  const small = { ...context, uplink: { ...testUplink, mtuBytes: 80 } };
+  expect(() => setUp({}, small)).toThrow("MTU 80 of interface eth0 is too small for ipip mode to work");
+  expect(() => setUp({ DirectRouting: 1 })).toThrow("DirectRouting is 1, it must be true or false");
+});
