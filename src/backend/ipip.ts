@@ -43,7 +43,7 @@ export function setUpIpIp(config: BackendConfig, context: BackendContext): Tunne
   }
   const local = localAddress(uplink);
   const mtuBytes = uplink.mtuBytes - ipipOverheadBytes;
-  if (mtuBytes < mtuBytesMin) {
+  if (mtuBytes < mtuBytesMin[4]) {
     throw new FlannelError(
       "network/mtu",
       `MTU ${uplink.mtuBytes} of interface ${uplink.name} is too small for ipip mode to work`,
