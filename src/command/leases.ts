@@ -68,14 +68,16 @@ async function list(
 ): Promise<string> {
   const id = ownHolderId(config, process.env) ?? readIdentity(config.host).id;
   const stored = [...(await operator.leases(stop))].sort((a, b) => compareSubnets(a.subnets, b.subnets));
-  const rows = stored.map((lease) => rowOf(lease, id));
+  // In Kubernetes a lease lasts as long as its node: none has a term, and none is a reservation.
+  const asNode = config.store.type === "kubernetes" ? { reservation: false } : {};
+  const rows = stored.map((lease) => ({ ...rowOf(lease, id), ...asNode }));
   if (json) return `${JSON.stringify({ store: operator.description, leases: rows }, null, 2)}\n`;
   const lines = rows.map((row) => [
     `${row.own ? "*" : " "} ${row.subnets.join(",")}`,
     row.publicIp ?? "-",
     row.vtepMac ?? "-",
     row.backendType === "" ? "-" : row.backendType,
-    row.readable ? (row.expiresAt ?? "reservation") : "cannot be read",
+    row.readable ? (row.expiresAt ?? (row.reservation ? "reservation" : "never")) : "cannot be read",
     row.node === null ? "-" : row.node.name,
   ]);
   return `${tableText([["  SUBNET", "PUBLIC IP", "VTEP MAC", "BACKEND", "EXPIRES", "NODE"], ...lines])}# ${rows.length} leases in ${operator.description}; * is ours\n`;

@@ -111,7 +111,7 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
       const [daemon] = daemons;
       if (daemon === undefined) throw new Error("no daemon");
       const listed = await net.run(daemon, "leases");
-      expect(listed.output).toMatch(/10\.244\.2\.0\/24 .* vxlan .* node-3\n# 3 leases in kubernetes /);
+      expect(listed.output).toMatch(/10\.244\.2\.0\/24 .* vxlan +never +node-3\n# 3 leases in kubernetes /);
       const planned = await net.run(daemon, "plan");
       expect([planned.code, planned.errors]).toEqual([0, expect.any(String)]);
       expect(planned.output).toMatch(/^# \d+ changes, engine /m);
