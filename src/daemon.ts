@@ -12,6 +12,7 @@ import type { NetworkConfig } from "./config/network.ts";
 import type { Config } from "./config/schema.ts";
 import { openCommands, type OwnVariables } from "./datapath/commands.ts";
 import { openReach } from "./datapath/reach.ts";
+import { openTxChecksum } from "./datapath/tx-checksum.ts";
 import { openReconciler, type PassResult } from "./datapath/reconcile.ts";
 import { openUserspaceEngines } from "./datapath/userspace.ts";
 import { claimDevice, claimNetwork } from "./host/claim.ts";
@@ -280,10 +281,27 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
     log,
     clock,
     onPass: () => {
+      for (const keeper of progress.txChecksums ?? []) keeper.look();
       if (progress.up) announce();
     },
   });
   progress.reconciler = reconciler;
+  if (overlay.engine.engine === "kernel")
+    progress.txChecksums = [device, overlay.backend.deviceV6]
+      .filter((name) => name !== undefined)
+      .map((name) =>
+        openTxChecksum({
+          addon,
+          setting: config.datapath.txChecksum,
+          device: name,
+          peers: () =>
+            (reconciler.wanted?.neighbours ?? [])
+              .filter((neighbour) => neighbour.device === name)
+              .map(({ ip }) => `${ip}`),
+          log,
+          clock,
+        }),
+      );
   const writer = openSnapshotWriter({
     path,
     current: () => ({
@@ -423,7 +441,8 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
       engine: overlay.engine.engine,
     });
     isUp.resolve();
-    await Promise.all([reconciler.run(inner), firewall.run(inner)]);
+    const checksums = (progress.txChecksums ?? []).map((keeper) => keeper.run(inner));
+    await Promise.all([reconciler.run(inner), firewall.run(inner), ...checksums]);
   };
   const isUp = Promise.withResolvers<void>();
   let successor: number | undefined;

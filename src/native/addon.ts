@@ -41,6 +41,9 @@ interface NativeAddon {
   notifyBarrier(path: string): void;
   readonly issueAuthority: Addon["issueAuthority"];
   readonly issueCertificate: Addon["issueCertificate"];
+  txChecksum(device: string): boolean;
+  setTxChecksum(device: string, on: boolean): void;
+  knock(address: string, port: number, waitMs: number): Promise<boolean>;
   readonly benchBlast: BenchTools["blast"];
   readonly benchRoundTrips: BenchTools["roundTrips"];
   readonly BenchCounter: new (port: number) => BenchCounter;
@@ -64,6 +67,9 @@ export function openAddon(): Addon {
     claim: (name, handed) => reported(() => guarded(new native.Claim(name, handed))),
     openFirewallMonitor: (chains) => reported(async () => guarded(await native.openFirewallMonitor(chains))),
     legacyTableState: (family, table) => reported(() => native.legacyTableState(family, table)),
+    txChecksum: (device) => reported(() => native.txChecksum(device)),
+    setTxChecksum: (device, on) => reported(() => native.setTxChecksum(device, on)),
+    knock: (address, port, waitMs) => reported(() => native.knock(address, port, waitMs)),
     notify: (path, message) => reported(() => native.notify(path, message)),
     notifyTimed: (path, message) => reported(() => native.notifyTimed(path, message)),
     notifyDescriptors: (...args) => reported(() => native.notifyDescriptors(...args)),

@@ -28,6 +28,15 @@ export interface Addon {
    * that it does not have yet. Errors: ENOENT it cannot.
    */
   legacyTableState(family: 4 | 6, table: string): string;
+  /** Whether checksums of what `device` sends are left to be finished further on. Errors: ENODEV. */
+  txChecksum(device: string): boolean;
+  /** Switches that, and what depends on it. Errors: ENODEV, EPERM. */
+  setTxChecksum(device: string, on: boolean): void;
+  /**
+   * Sends a datagram of 32 bytes to a port that nobody has; true where the host answers within `waitMs`, as it does
+   * only where the checksum is right.
+   */
+  knock(address: string, port: number, waitMs: number): Promise<boolean>;
   /** Sends one datagram to the systemd notification socket `path` (`@` first: abstract). */
   notify(path: string, message: string): void;
   /** As `notify`, with `MONOTONIC_USEC=` and the time behind `message`. */

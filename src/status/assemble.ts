@@ -100,6 +100,7 @@ function overlayReport({
   chosen,
   overlay,
   backend,
+  txChecksums,
 }: Progress): Pick<StatusReport, "uplink" | "network" | "engine"> {
   return {
     ...(chosen === undefined
@@ -127,6 +128,9 @@ function overlayReport({
             reason: overlay.engine.reason,
             device: overlay.backend.device ?? null,
             ...(overlay.backend.deviceV6 === undefined ? {} : { deviceV6: overlay.backend.deviceV6 }),
+            ...(txChecksums === undefined
+              ? {}
+              : { txChecksum: txChecksums.map(({ verdict }) => verdict).join("; ") }),
           },
         }),
   };

@@ -1,5 +1,6 @@
 import type { Backend } from "../backend/backend.ts";
 import type { Reconciler } from "../datapath/reconcile.ts";
+import type { TxChecksumKeeper } from "../datapath/tx-checksum.ts";
 import type { Firewall } from "../host/firewall/firewall.ts";
 import type { ChosenUplink } from "../host/uplink-decision.ts";
 import type { Keeper } from "../network/keeper.ts";
@@ -21,6 +22,8 @@ export interface Progress {
   network?: Network;
   reconciler?: Reconciler;
   firewall?: Firewall;
+  /** Of the kernel engine's devices. */
+  txChecksums?: readonly TxChecksumKeeper[];
 }
 
 /** The stretches of a daemon's life, in order. */

@@ -47,6 +47,8 @@ export interface StatusReport {
     readonly device: string | null;
     /** The second one, for IPv6. */
     readonly deviceV6?: string;
+    /** Of the kernel engine: whether its device leaves checksums to others, and why; of both devices where there are two. */
+    readonly txChecksum?: string;
   };
   readonly lease?: {
     readonly subnets: readonly string[];
@@ -137,6 +139,7 @@ export function statusText(report: StatusReport): string {
     lines.push(
       `engine     ${engine.name}${engine.device === null ? "" : ` on ${engineDevices(engine)}`}: ${engine.reason}`,
     );
+  if (engine?.txChecksum !== undefined) lines.push(`           checksum offload ${engine.txChecksum}`);
   if (lease !== undefined) {
     const expiry =
       lease.expiresAt === null

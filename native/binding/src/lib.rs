@@ -6,6 +6,7 @@
 
 mod bench;
 mod certificate;
+mod checksum;
 mod claim;
 mod engine;
 mod firewall;

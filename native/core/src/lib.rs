@@ -6,6 +6,7 @@ pub mod datapath;
 pub mod error;
 pub mod forward;
 pub mod handover;
+pub mod knock;
 pub mod netlink;
 pub mod notify;
 pub mod port;

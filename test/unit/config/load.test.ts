@@ -67,7 +67,14 @@ describe("config: defaults", () => {
         subnetRemoveCommand: undefined,
         commandTimeout: 60,
       },
-      datapath: { engine: "auto", latency: "auto", strict: "overlay", allowSources: [], onStop: "keep" },
+      datapath: {
+        engine: "auto",
+        latency: "auto",
+        strict: "overlay",
+        allowSources: [],
+        txChecksum: "auto",
+        onStop: "keep",
+      },
       host: {
         ipForward: true,
         ipMasq: false,
@@ -153,6 +160,7 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "datapath-latency": ["throughput", "throughput"],
   "datapath-strict": ["off", "off"],
   "datapath-allow-sources": ["192.0.2.1", ["192.0.2.1/32"]],
+  "datapath-tx-checksum": ["off", "off"],
   "datapath-on-stop": ["remove", "remove"],
   "host-ip-forward": ["F", false],
   "ip-masq": ["1", true],

@@ -2,6 +2,7 @@
 pub mod burst;
 pub mod clock;
 pub mod control;
+pub mod ethtool;
 pub mod handed;
 pub mod peer;
 pub mod poll;
