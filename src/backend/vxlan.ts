@@ -21,6 +21,8 @@ import { mtuBytesMin, parseVxlanOptions, type VxlanOptions, vxlanOverheadBytes }
 
 interface VxlanContext extends BackendContext {
   readonly options: VxlanOptions;
+  /** What pods may send whichever family they use. */
+  readonly podMtuBytes: number;
   readonly engine: TunnelEngine | "kernel";
 }
 
@@ -75,10 +77,10 @@ export function setUpVxlan(config: BackendConfig, context: BackendContext): Tunn
     },
     open(engine) {
       if (engine === "none") throw new Error("vxlan needs an engine");
-      const vxlan = { ...context, options, engine };
+      const podMtuBytes = Math.min(...tunnels.map((tunnel) => tunnel.mtuBytes));
+      const vxlan = { ...context, options, engine, podMtuBytes };
       return {
-        // What pods may send whichever family they use.
-        mtuBytes: Math.min(...tunnels.map((tunnel) => tunnel.mtuBytes)),
+        mtuBytes: podMtuBytes,
         plan: (own, peers, reach) => planVxlan({ own, peers, reach, tunnels }, vxlan),
       };
     },
@@ -234,11 +236,13 @@ function kernelEntries(device: string, all: readonly PeerSubnet[]): Pick<Plan, "
  */
 function userspaceEntries(
   engine: TunnelEngine,
-  { options, overlay, strict, allowSources, latency }: VxlanContext,
+  { options, podMtuBytes, overlay, strict, allowSources, latency }: VxlanContext,
   { tunnel, vtepMac, subnets }: { tunnel: FamilyTunnel; vtepMac: Mac; subnets: readonly PeerSubnet[] },
 ): Pick<Plan, "tunnels" | "forwards"> {
   const { vni, port } = options;
-  const { device, local, mtuBytes } = tunnel;
+  const { device, local } = tunnel;
+  // What comes in too long to be one packet is cut to this, and must get through to a pod.
+  const mtuBytes = podMtuBytes;
   return {
     tunnels: [
       {

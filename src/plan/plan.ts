@@ -140,6 +140,7 @@ interface TunnelBase {
   readonly port: number;
   /** Source address of what we send. */
   readonly local: IpAddress;
+  /** What comes in as one super-packet without the size of its segments is cut to this: what pods take. */
   readonly mtuBytes: number;
   /** The overlay networks: inner sources inside them must belong to the sender. */
   readonly overlay: readonly Prefix[];

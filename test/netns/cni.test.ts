@@ -195,7 +195,7 @@ describe.skipIf(refused !== undefined)("cni", () => {
       ]);
     }
     // The pod's own MTU is the overlay's: nothing is cut on the way.
-    expect(await inside(first.namespace, ["cat", "/sys/class/net/eth0/mtu"])).toBe("1450\n");
+    expect(await inside(first.namespace, ["cat", "/sys/class/net/eth0/mtu"])).toBe("1430\n");
 
     for (const [from, to] of [
       [first, second],

@@ -167,6 +167,12 @@ test("vxlan: an IPv4 network publishes no IPv6, whatever the uplink has", () => 
   expect(setup.deviceV6).toBeUndefined();
 });
 
+test("vxlan: each engine cuts what comes in to what pods take, not to its own device's MTU", () => {
+  const { links, tunnels } = planFor("userspace", [peer]).plan;
+  expect(links.map(({ mtuBytes }) => mtuBytes)).toEqual([1450, 1430]);
+  expect(tunnels.map(({ mtuBytes }) => mtuBytes)).toEqual([1430, 1430]);
+});
+
 test("vxlan: FLANNEL_MTU is what both families can carry", () => {
   const mtu = (options: Record<string, Json>) =>
     setUpVxlan({ type: "vxlan", options }, contextOf(dualUplink)).open("userspace").mtuBytes;
