@@ -159,6 +159,8 @@ describe.skipIf(refused !== undefined)("leftovers", () => {
 
       // The host moves to another address: the lease's public IP changes with the device's local one.
       await daemon.child.end();
+      // Left there, the old lease would be that of a peer with our MAC.
+      await net.etcd("del", "--prefix", "/coreos.com/network/subnets/");
       await ip(own, "address", "add", "10.77.0.101/24", "dev", "eth0");
       const moved = net.startDaemon(own, { engine, uplink: 'interface = ["10.77.0.101"]' });
       await moved.ready(0);
