@@ -14,7 +14,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
       "cni",
       "bench",
       "demo",
-      "daemon.ts",
+      "daemon",
       "adoption.ts",
       "overlay.ts",
       "reload.ts",
@@ -36,7 +36,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
   ["bench", ["demo", "native", "store", "lease", "status", "version.ts"]],
   ["demo", ["status"]],
   [
-    "daemon.ts",
+    "daemon",
     [
       "adoption.ts",
       "overlay.ts",

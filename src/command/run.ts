@@ -2,7 +2,7 @@ import { systemClock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import { openLog } from "../base/log.ts";
 import type { CommandFlag } from "../config/load.ts";
-import { runDaemon } from "../daemon.ts";
+import { runDaemon } from "../daemon/daemon.ts";
 import { watchdogIntervalMs } from "../host/sd-notify.ts";
 import { openStartReason } from "../host/start-reason.ts";
 import { openAddon } from "../native/addon.ts";

@@ -2,7 +2,7 @@ import type { Kind } from "./kind.ts";
 import type { TextForm } from "./text-form.ts";
 
 /**
- * Who takes a changed value while the daemon runs; `use`: whoever reads it next. Each part tells in daemon.ts what
+ * Who takes a changed value while the daemon runs; `use`: whoever reads it next. Each part tells in daemon/ what
  * it does about it.
  */
 export type LivePart = "log" | "listeners" | "firewall" | "forwarding" | "plan" | "lease" | "uplink" | "use";

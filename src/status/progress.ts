@@ -13,6 +13,8 @@ export interface Progress {
   phase: string;
   /** Device and routes stand. */
   up: boolean;
+  /** Traffic flowed once, and systemd was told. */
+  wasReady?: boolean;
   /** A stop is under way. */
   stopping?: boolean;
   chosen?: ChosenUplink;
