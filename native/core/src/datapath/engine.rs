@@ -264,8 +264,10 @@ impl Engine {
         name: &'static str,
         tun: &Arc<Tun>,
         udp: &Arc<Udp>,
-        poller: PortPoller,
-        serve: impl FnOnce(&World<'_, Tun, Udp, PortPoller>) -> io::Result<()> + Send + 'static,
+        poller: PortPoller<Tun, Udp>,
+        serve: impl FnOnce(&World<'_, Tun, Udp, PortPoller<Tun, Udp>>) -> io::Result<()>
+        + Send
+        + 'static,
     ) -> io::Result<()> {
         let (tun, udp, shared) = (Arc::clone(tun), Arc::clone(udp), Arc::clone(&self.shared));
         self.spawn(name, move || {

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::check;
-use super::tun::Tun;
-use super::udp::Udp;
 use crate::port::{Poller, Ports, Wake};
 
 /// Wakes whoever waits for it, now or next time.
@@ -83,18 +81,18 @@ impl Stop {
     }
 }
 
-/// What one packet thread waits for: its ports, a nudge from the other thread and the end.
+/// What one packet thread waits for: its ports (a TUN `T` and sockets `U`), a nudge from the other thread and the end.
 #[derive(Debug)]
-pub struct PortPoller {
-    tun: Arc<Tun>,
-    udp: Arc<Udp>,
+pub struct PortPoller<T, U> {
+    tun: Arc<T>,
+    udp: Arc<U>,
     stop: Arc<Stop>,
     nudge: Arc<Event>,
 }
 
-impl PortPoller {
+impl<T: AsFd, U: AsFd> PortPoller<T, U> {
     /// For the thread that `nudge` is meant for.
-    pub fn new(tun: &Arc<Tun>, udp: &Arc<Udp>, stop: &Arc<Stop>, nudge: &Arc<Event>) -> Self {
+    pub fn new(tun: &Arc<T>, udp: &Arc<U>, stop: &Arc<Stop>, nudge: &Arc<Event>) -> Self {
         Self {
             tun: Arc::clone(tun),
             udp: Arc::clone(udp),
@@ -104,7 +102,7 @@ impl PortPoller {
     }
 }
 
-impl Poller for PortPoller {
+impl<T: AsFd, U: AsFd> Poller for PortPoller<T, U> {
     fn poll(&self, ports: Ports, sleep: bool) -> io::Result<Ports> {
         let mut entries = [
             self.tun.as_fd(),
