@@ -1,7 +1,7 @@
 import { runGroup, type Task } from "../base/group.ts";
 import type { Config } from "../config/schema.ts";
 import type { OwnVariables } from "../datapath/commands.ts";
-import type { PassResult } from "../datapath/reconcile.ts";
+import type { PassResult } from "../datapath/pass.ts";
 import { awaitSuccessor, takeOver } from "../host/take-over.ts";
 import { leaseKey } from "../lease/lease.ts";
 import { signOff } from "../network/sign-off.ts";

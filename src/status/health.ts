@@ -1,4 +1,4 @@
-import type { PassResult } from "../datapath/reconcile.ts";
+import type { PassResult } from "../datapath/pass.ts";
 import type { UserspaceEngines } from "../datapath/userspace.ts";
 import type { Progress } from "./progress.ts";
 

@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import { FlannelError } from "../../../src/base/error.ts";
-import type { PassResult, Reconciler } from "../../../src/datapath/reconcile.ts";
+import type { PassResult } from "../../../src/datapath/pass.ts";
+import type { Reconciler } from "../../../src/datapath/reconcile.ts";
 import type { Firewall } from "../../../src/host/firewall/firewall.ts";
 import type { Keeper } from "../../../src/network/keeper.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
