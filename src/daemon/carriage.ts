@@ -22,11 +22,12 @@ import type { Station } from "./station.ts";
 /** What carries packets and keeps it so: leases become plans, plans become true, and the host is told. */
 export interface Carriage {
   readonly reconciler: Reconciler;
-  readonly firewall: Firewall;
   /** Resolves once there is a plan. */
   readonly firstPlan: Promise<void>;
   /** What runs from the start to the end. */
   readonly tasks: readonly Task[];
+  /** What keeps things as they are, once traffic flows. */
+  readonly upkeep: readonly Task[];
   /** Puts the rules, forwarding and subnet.env in place, once the device stands. */
   prepareHost(): Promise<void>;
   /** Tells systemd, the store and `status` how it stands. */
@@ -51,13 +52,14 @@ export async function openCarriage(station: Station, membership: Membership): Pr
     ...{ kernel, openMonitor, engines, scope, log, clock },
     ...(commands && { commands }),
     onPass: () => {
-      for (const checksum of progress.txChecksums ?? []) checksum.look();
+      for (const checksum of txChecksums) checksum.look();
       if (progress.up) announce();
     },
   });
   progress.reconciler = reconciler;
-  if (overlay.engine.engine === "kernel")
-    progress.txChecksums = openTxChecksums(station, membership, reconciler);
+  const txChecksums =
+    overlay.engine.engine === "kernel" ? openTxChecksums(station, membership, reconciler) : [];
+  if (txChecksums.length > 0) progress.txChecksums = txChecksums;
 
   const writer = openSnapshotWriter({
     path: membership.snapshotPath,
@@ -146,7 +148,6 @@ export async function openCarriage(station: Station, membership: Membership): Pr
 
   return {
     reconciler,
-    firewall,
     firstPlan: firstPlan.promise,
     tasks: [
       loop.run,
@@ -156,6 +157,7 @@ export async function openCarriage(station: Station, membership: Membership): Pr
       ...(config.store.offlineStart ? [writer.run] : []),
       ...(annotator === undefined ? [] : [annotator.run]),
     ],
+    upkeep: [reconciler.run, firewall.run, ...txChecksums.map((checksum) => checksum.run)],
     async prepareHost() {
       annotator?.want(keeper.lease.attributes);
       switchForwarding(live.current);

@@ -33,14 +33,14 @@ export async function runDaemon(config: Config, context: DaemonContext, stop: Ab
 }
 
 async function carry(daemon: Daemon, stop: AbortSignal): Promise<void> {
-  const { reconciler, tasks } = daemon.carriage;
+  const { reconciler, tasks, upkeep } = daemon.carriage;
   const inherited = (await reconciler.preview(emptyPlan)).length > 0;
   const isUp = Promise.withResolvers<void>();
   let successor: number | undefined;
   const goUp: Task = async (inner) => {
     if (!(await bringUp(daemon, inner))) return;
     isUp.resolve();
-    await Promise.all([reconciler.run(inner), daemon.carriage.firewall.run(inner)]);
+    await Promise.all(upkeep.map((task) => task(inner)));
   };
   const handOver: Task = async (inner) => {
     await unlessAborted(isUp.promise, inner);
