@@ -49,9 +49,8 @@ export function decideOverlay(
       : chooseEngine({
           configured: config.datapath.engine,
           kernelOnly: backend.kernelOnly,
-          ...(backend.userspaceOnly === true
-            ? { userspaceOnly: backend.type, rawSocket: backend.rawSocket === true }
-            : {}),
+          ...(backend.userspaceOnly === true ? { userspaceOnly: backend.type } : {}),
+          ...(backend.rawSocket === true ? { rawSocket: backend.type } : {}),
           tunTrouble: probeTun(),
         });
   return { network, ranges, backend, engine };

@@ -40,7 +40,7 @@ export interface BackendSetup {
   readonly kernelOnly: readonly string[];
   /** Whether there is no kernel device that speaks it. */
   readonly userspaceOnly?: boolean;
-  /** Whether it takes a raw socket, which the dgram engine has not. */
+  /** Whether it takes a raw socket in userspace, which the dgram engine has not. */
   readonly rawSocket?: boolean;
   /** Whether its plans depend on who is one hop away. */
   readonly usesReach: boolean;

@@ -20,14 +20,15 @@ const ipipProtocol = 4;
 const device = "flannel.ipip";
 
 interface IpIpContext extends BackendContext {
+  readonly engine: "userspace" | "kernel";
   readonly directRouting: boolean;
   readonly local: IpAddress;
   readonly mtuBytes: number;
 }
 
 /**
- * Sets up the ipip backend: IPv4 packets in IPv4, over a raw socket of the userspace engine. What it sends and takes is
- * what flannel's kernel device does.
+ * Sets up the ipip backend: IPv4 packets in IPv4, over a raw socket of the userspace engine or by the kernel's device.
+ * What either sends and takes is what flannel's kernel device does.
  * @throws FlannelError `network/backend`, `network/mtu`, `uplink/no-address`
  */
 export function setUpIpIp(config: BackendConfig, context: BackendContext): TunnelSetup {
@@ -55,21 +56,19 @@ export function setUpIpIp(config: BackendConfig, context: BackendContext): Tunne
     type: "ipip",
     device,
     kernelOnly: [],
-    userspaceOnly: true,
     rawSocket: true,
     usesReach: directRouting,
     attributes: () => ({ publicIp: uplink.publicIp ?? local, backendType: "ipip" }),
     open(engine) {
-      if (engine !== "userspace") throw new Error(`ipip has no engine ${engine}`);
-      const ipip = { ...context, directRouting, local, mtuBytes };
+      if (engine !== "userspace" && engine !== "kernel") throw new Error(`ipip has no engine ${engine}`);
+      const ipip = { ...context, engine, directRouting, local, mtuBytes };
       return { mtuBytes, plan: (own, peers, reach) => planIpIp(own, peers, reach, ipip) };
     },
   };
 }
 
 function planIpIp(own: Lease, leases: readonly Lease[], reach: Reach, context: IpIpContext): BackendPlan {
-  const { overlay, subnetLengths, directRouting, uplink, local, mtuBytes, strict, allowSources, latency } =
-    context;
+  const { overlay, subnetLengths, engine, directRouting, uplink, local, mtuBytes } = context;
   const { usable, refused } = selectPeers(leases, { own, overlay, subnetLengths, backendType: "ipip" });
   const hops = usable.flatMap(({ subnets: { ipv4 }, attributes: { publicIp } }) =>
     ipv4 === undefined || publicIp === undefined ? [] : [{ to: ipv4, via: publicIp }],
@@ -78,19 +77,25 @@ function planIpIp(own: Lease, leases: readonly Lease[], reach: Reach, context: I
     const direct = directRouting && isOneHop(reach, via);
     return { to, via, device: direct ? uplink.name : device, onLink: !direct };
   });
+  const addresses = subnetsOf(own.subnets).map(({ address }) => ({
+    device,
+    address,
+    length: familyBits(address.family),
+  }));
+  if (engine === "kernel") {
+    const links = [{ kind: "ipip", name: device, mtuBytes, local }] as const;
+    return { plan: { ...emptyPlan, links, addresses, routes }, refused };
+  }
+  const { strict, allowSources, latency } = context;
   return {
     plan: {
       ...emptyPlan,
       links: [{ kind: "tun", name: device, mtuBytes }],
-      addresses: subnetsOf(own.subnets).map(({ address }) => ({
-        device,
-        address,
-        length: familyBits(address.family),
-      })),
+      addresses,
       routes,
       tunnels: [
         {
-          ...{ encapsulation: "ipip", engine: "userspace", port: ipipProtocol },
+          ...{ encapsulation: "ipip", engine, port: ipipProtocol },
           ...{ device, local, mtuBytes, overlay, strict, allowSources, latency },
         },
       ],

@@ -255,7 +255,7 @@ const root = table("", {
       fallback: "auto",
     }),
     on_stop: option(kind.choice(["keep", "remove", "kernel"]), {
-      doc: "What a stop does to device and routes; keep: leave them to the successor, kernel: hand the traffic to the kernel's vxlan device (not with the udp backend).",
+      doc: "What a stop does to device and routes; keep: leave them to the successor, kernel: hand the traffic to the kernel's own device (not with the udp backend).",
       fallback: "keep",
       live: "use",
     }),

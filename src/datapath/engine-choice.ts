@@ -15,8 +15,8 @@ export interface EngineFacts {
   readonly kernelOnly: readonly string[];
   /** The backend, where no kernel device speaks it. */
   readonly userspaceOnly?: string;
-  /** Whether that takes a raw socket. */
-  readonly rawSocket?: boolean;
+  /** The backend, where it takes a raw socket in userspace. */
+  readonly rawSocket?: string;
   /** Why /dev/net/tun cannot be used; undefined when it can. */
   readonly tunTrouble: string | undefined;
 }
@@ -34,15 +34,15 @@ export function chooseEngine({
   tunTrouble,
 }: EngineFacts): EngineChoice {
   const options = kernelOnly.join(" and ");
+  if (configured === "dgram" && rawSocket !== undefined)
+    throw new FlannelError(
+      "engine/unsuitable",
+      `the dgram engine has no raw socket, which the network's backend, ${rawSocket}, takes`,
+      {},
+      { exitCode: 2, remedy: 'Set datapath.engine to "userspace", "kernel" or "auto"' },
+    );
   if (userspaceOnly !== undefined) {
     if (configured === "kernel") throw noKernelDevice(userspaceOnly, "datapath.engine");
-    if (configured === "dgram" && rawSocket === true)
-      throw new FlannelError(
-        "engine/unsuitable",
-        `the dgram engine has no raw socket, which the network's backend, ${userspaceOnly}, takes`,
-        {},
-        { exitCode: 2, remedy: 'Set datapath.engine to "userspace" or "auto"' },
-      );
     if (configured === "auto" && tunTrouble !== undefined)
       throw new FlannelError(
         "engine/no-tun",

@@ -8,6 +8,7 @@ import { type Adoption, adoptableLinks, isFlannelRoute, isSameRoute } from "./ad
 import {
   type BlackholeItem,
   emptyPlan,
+  type IpIpLink,
   type LinkItem,
   type Plan,
   type RouteItem,
@@ -226,13 +227,16 @@ async function applyLink(
   }
   if (op === "add" && link.kind !== "tun") refuseForeign(state, link.name);
   if (link.kind === "tun") return finishTun(kernel, link, state, owner);
-  if (op === "add") await addVxlan(kernel, link, state, owner);
+  if (op === "add") await addDevice(kernel, link, state, owner);
   const held = state.plan.links.find(({ name }) => name === link.name);
   // Even the same MAC, given again, makes the kernel forget the device's neighbours.
-  const newMac = op === "change" && !(held?.kind === "vxlan" && held.mac === link.mac);
+  const mac =
+    op === "change" && link.kind === "vxlan" && !(held?.kind === "vxlan" && held.mac === link.mac)
+      ? { mac: link.mac }
+      : {};
   await kernel.setLink(indexOf(state, link.name), {
     mtuBytes: link.mtuBytes,
-    ...(newMac ? { mac: link.mac } : {}),
+    ...mac,
     ...(op === "change" ? { alias: owner } : {}),
     up: true,
   });
@@ -248,6 +252,34 @@ export function refuseForeign({ foreignLinks }: KernelState, name: string): void
     { kind: foreign.kind, alias: foreign.alias || undefined },
     { remedy: `Stop the program that made it, then remove it: ip link delete ${name}` },
   );
+}
+
+async function addDevice(
+  kernel: Kernel,
+  link: VxlanLink | IpIpLink,
+  state: KernelState,
+  owner: string,
+): Promise<void> {
+  try {
+    if (link.kind === "vxlan") await addVxlan(kernel, link, state, owner);
+    else await addIpip(kernel, link, owner);
+  } catch (error) {
+    if (!(error instanceof FlannelError) || error.fields["errno"] !== "EOPNOTSUPP") throw error;
+    throw new FlannelError(
+      `engine/no-${link.kind}`,
+      `this kernel has no ${link.kind} devices`,
+      {},
+      {
+        cause: error,
+        remedy: `Load the module (modprobe ${link.kind}; some distributions have it in an extra package), or set datapath.engine to "userspace"`,
+      },
+    );
+  }
+  await readIndex(kernel, state, link.name);
+}
+
+async function addIpip(kernel: Kernel, { name, mtuBytes, local }: IpIpLink, owner: string): Promise<void> {
+  await kernel.addIpip({ name, mtuBytes, local: `${local ?? ""}`, alias: owner });
 }
 
 async function addVxlan(kernel: Kernel, link: VxlanLink, state: KernelState, owner: string): Promise<void> {
@@ -267,22 +299,7 @@ async function addVxlan(kernel: Kernel, link: VxlanLink, state: KernelState, own
     gbp,
     alias: owner,
   };
-  try {
-    await kernel.addVxlan(spec);
-  } catch (error) {
-    if (!(error instanceof FlannelError) || error.fields["errno"] !== "EOPNOTSUPP") throw error;
-    throw new FlannelError(
-      "engine/no-vxlan",
-      "this kernel has no vxlan devices",
-      {},
-      {
-        cause: error,
-        remedy:
-          'Load the module (modprobe vxlan; some distributions have it in an extra package), or set datapath.engine to "userspace"',
-      },
-    );
-  }
-  await readIndex(kernel, state, name);
+  await kernel.addVxlan(spec);
 }
 
 async function readIndex(kernel: Kernel, { linkIndex }: KernelState, name: string): Promise<void> {
@@ -301,11 +318,16 @@ function routeSpec({ to, via, onLink }: RouteItem, index: number): RouteSpec {
 }
 
 function isOwn(link: KernelLink, { owner }: KernelScope): boolean {
-  return link.alias === owner && (link.kind === "tun" || link.vxlan !== undefined);
+  const isKind = link.kind === "tun" || link.vxlan !== undefined || link.ipip !== undefined;
+  return link.alias === owner && isKind;
 }
 
 function linkItem(link: KernelLink, nameByIndex: ReadonlyMap<number, string>): LinkItem {
-  const { name, mtuBytes, vxlan } = link;
+  const { name, mtuBytes, vxlan, ipip } = link;
+  if (ipip !== undefined) {
+    const [local, remote] = [tryParseIpAddress(ipip.local), tryParseIpAddress(ipip.remote)];
+    return { kind: "ipip", name, mtuBytes, local, remote };
+  }
   if (vxlan === undefined) return { kind: "tun", name, mtuBytes };
   return {
     kind: "vxlan",

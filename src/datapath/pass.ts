@@ -90,7 +90,7 @@ export async function runPass(
   return { result: { steps: tried, failed, postponedMs }, repaired, state };
 }
 
-/** A vxlan device makes way for a TUN only where one can be had. */
+/** A device of the kernel's makes way for a TUN only where one can be had. */
 function probeSwap(
   steps: readonly Step[],
   { tunnels }: Plan,
@@ -98,7 +98,7 @@ function probeSwap(
 ): PassResult["failed"][number] | undefined {
   for (const step of steps) {
     const { op, item } = step;
-    if (op !== "remove" || item.type !== "link" || item.value.kind !== "vxlan") continue;
+    if (op !== "remove" || item.type !== "link" || item.value.kind === "tun") continue;
     const tunnel = tunnels.find(({ device }) => device === item.value.name);
     if (tunnel === undefined) continue;
     try {
@@ -116,7 +116,7 @@ async function putBack(
   state: KernelState,
   { kernel, engines, scope, log }: PassContext,
 ): Promise<void> {
-  if (!state.plan.links.some(({ kind, name }) => kind === "vxlan" && name === device)) return;
+  if (!state.plan.links.some(({ kind, name }) => kind !== "tun" && name === device)) return;
   try {
     engines.close(device);
     if (await restoreDevice(kernel, device, state, scope))

@@ -4,7 +4,7 @@ import { emptyPlan, type Plan } from "../plan/plan.ts";
 import { applyKernelStep, type KernelScope, type KernelState, routeProtocol } from "./kernel.ts";
 
 /**
- * Puts back a vxlan device of ours that made way for a TUN which could not be had: with all that hung on it, and
+ * Puts back a kernel device of ours that made way for a TUN which could not be had: with all that hung on it, and
  * marked as it was, so that a flanneld whose device it is finds it as it left it. Tells whether it did: not where
  * `device` was none, or is still there.
  * @throws FlannelError of the operation that failed; what came before it stands
@@ -16,9 +16,10 @@ export async function restoreDevice(
   scope: KernelScope,
 ): Promise<boolean> {
   const held = heldOn(device, state.plan);
-  if (held.links[0]?.kind !== "vxlan") return false;
+  const [link] = held.links;
+  if (link === undefined || link.kind === "tun") return false;
   const present = (await kernel.links()).find(({ name }) => name === device);
-  if (present?.vxlan !== undefined) return false;
+  if (present?.kind === link.kind) return false;
   if (present !== undefined) await kernel.deleteLink(present.index);
   const owner = state.unmarked.links.has(device) ? "" : scope.owner;
   for (const step of diffPlans(emptyPlan, held)) {

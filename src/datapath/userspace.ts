@@ -162,7 +162,7 @@ const remedies: Readonly<
 };
 
 function orKernel({ encapsulation }: Pick<EngineOptions, "encapsulation">): string {
-  return encapsulation !== "vxlan" ? "" : ', or use datapath.engine = "kernel"';
+  return encapsulation === "udp" ? "" : ', or use datapath.engine = "kernel"';
 }
 
 function tableOf(tunnel: TunnelItem, forwards: readonly ForwardItem[]): ForwardingTable {

@@ -166,6 +166,8 @@ export interface Kernel {
    * the underlying link's MTU minus its overhead without a word.
    */
   addVxlan(spec: VxlanSpec): Promise<void>;
+  /** As flannel does, without a remote: routes say where packets go. Down, with its alias or not at all. */
+  addIpip(spec: IpIpSpec): Promise<void>;
   setLink(linkIndex: number, changes: LinkChanges): Promise<void>;
   /** For this and every other delete: something that is gone already is no error. */
   deleteLink(linkIndex: number): Promise<void>;
@@ -203,7 +205,7 @@ export interface Kernel {
 export interface KernelLink {
   readonly index: number;
   readonly name: string;
-  /** `vxlan`, `tun`, `bridge`, `veth` …; the empty string for physical devices. */
+  /** `vxlan`, `ipip`, `tun`, `bridge`, `veth` …; the empty string for physical devices. */
   readonly kind: string;
   readonly mtuBytes: number;
   /** Empty on links without one, such as a TUN. */
@@ -214,6 +216,14 @@ export interface KernelLink {
   /** IFLA_IFALIAS, empty when unset. */
   readonly alias: string;
   readonly vxlan?: KernelVxlan;
+  readonly ipip?: KernelIpIp;
+}
+
+export interface KernelIpIp {
+  /** Empty when unset. */
+  readonly local: string;
+  /** Where it sends everything, empty when unset. */
+  readonly remote: string;
 }
 
 export interface KernelVxlan {
@@ -285,6 +295,14 @@ export interface VxlanSpec {
   readonly linkIndex: number;
   readonly learning: boolean;
   readonly gbp: boolean;
+  readonly alias: string;
+}
+
+export interface IpIpSpec {
+  readonly name: string;
+  readonly mtuBytes: number;
+  /** IPv4. */
+  readonly local: string;
   readonly alias: string;
 }
 

@@ -64,7 +64,9 @@ export function itemKey(item: PlanItem): string {
 
 /** Whether the kernel cannot turn one link into the other; MTU and MAC it can change in place. */
 function mustReplace(held: LinkItem, wanted: LinkItem): boolean {
-  if (held.kind === "tun" || wanted.kind === "tun") return held.kind !== wanted.kind;
+  if (held.kind === "ipip" && wanted.kind === "ipip")
+    return `${held.local} ${held.remote}` !== `${wanted.local} ${wanted.remote}`;
+  if (held.kind !== "vxlan" || wanted.kind !== "vxlan") return held.kind !== wanted.kind;
   return (
     held.vni !== wanted.vni ||
     held.port !== wanted.port ||

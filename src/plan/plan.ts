@@ -30,7 +30,7 @@ export const emptyPlan: Plan = {
   forwards: [],
 };
 
-export type LinkItem = VxlanLink | TunLink;
+export type LinkItem = VxlanLink | IpIpLink | TunLink;
 
 /** The kernel's vxlan device, as flannel makes it. */
 export interface VxlanLink {
@@ -46,6 +46,16 @@ export interface VxlanLink {
   readonly uplink: string;
   readonly learning: boolean;
   readonly gbp: boolean;
+}
+
+/** The kernel's ipip device, as flannel makes it. */
+export interface IpIpLink {
+  readonly kind: "ipip";
+  readonly name: string;
+  readonly mtuBytes: number;
+  /** Undefined, as `remote` is not, on a device of ours that others have changed. */
+  readonly local: IpAddress | undefined;
+  readonly remote?: IpAddress | undefined;
 }
 
 /** A TUN device that a userspace engine reads and writes. */

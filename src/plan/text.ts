@@ -18,6 +18,8 @@ export function itemText(item: PlanItem): string {
     case "link": {
       const link = item.value;
       if (link.kind === "tun") return `link ${link.name} tun mtu ${link.mtuBytes}`;
+      if (link.kind === "ipip")
+        return `link ${link.name} ipip${named("local", link.local)}${named("remote", link.remote)} mtu ${link.mtuBytes}`;
       return (
         `link ${link.name} vxlan id ${link.vni} local ${link.local} dev ${link.uplink} dstport ${link.port} ` +
         `mtu ${link.mtuBytes} mac ${link.mac} ${link.learning ? "learning" : "nolearning"}${link.gbp ? " gbp" : ""}`

@@ -5,6 +5,7 @@ import { inside, type LabHost } from "../../src/demo/lab.ts";
 import { runProgram } from "../../src/demo/process.ts";
 import type { StatusReport } from "../../src/status/report.ts";
 import { openCapture } from "../support/capture.ts";
+import { kernelHasIpip } from "../support/ipip.ts";
 import {
   type Daemon,
   openTestOverlay,
@@ -145,7 +146,7 @@ describe.skipIf(refused !== undefined)("the ipip backend", () => {
     expect((await (daemons[0] as Daemon).report()).engines[0]?.stats.sent.packets).toBe(0);
   }, 60_000);
 
-  test("a take-over loses no packet, and engines that cannot do it are refused", async () => {
+  test("a take-over loses no packet, and the engine that cannot do it is refused", async () => {
     const net = await overlay(2);
     const [host, otherHost] = [hostOf(net, 1), hostOf(net, 2)];
     let daemon: Daemon = start(net, 1);
@@ -168,13 +169,35 @@ describe.skipIf(refused !== undefined)("the ipip backend", () => {
     expect(seen.size).toBe(Math.max(0, ...seen));
     expect(seen.size).toBeGreaterThan(50);
     await daemon.child.end();
-    for (const [engine, words] of [
-      ["dgram", "the dgram engine has no raw socket"],
-      ["kernel", "there is no kernel device here for the network's backend, ipip"],
-    ] as const) {
-      const refusing = net.startDaemon(host, { engine, instance: engine });
-      expect(await refusing.child.exited).toBe(2);
-      expect(refusing.child.errorTail()).toContain(words);
+    const refusing = net.startDaemon(host, { engine: "dgram", instance: "dgram" });
+    expect(await refusing.child.exited).toBe(2);
+    expect(refusing.child.errorTail()).toContain("the dgram engine has no raw socket");
+  }, 60_000);
+
+  test("the kernel's device: where there is none start and stop say so with the remedy, and the next start is in userspace again", async () => {
+    const net = await overlay(2);
+    const [host, otherHost] = [hostOf(net, 1), hostOf(net, 2)];
+    const peer = await start(net, 2).ready(0);
+    const daemon = net.startDaemon(host, { engine: "userspace", datapath: 'on_stop = "kernel"' });
+    const own = await daemon.ready(1);
+    await daemon.child.end();
+    const ends = { own: vtepAddress(own), peer: vtepAddress(peer) };
+    if (kernelHasIpip()) {
+      expect(await ip(host, "-d link show flannel.ipip")).toMatch(/ipip .*local 10\.77\.0\.1 /);
+      await ping(host, ends.peer, ["-I", ends.own]);
+      await ping(otherHost, ends.own, ["-I", ends.peer]);
+      const kernel = net.startDaemon(host, { engine: "kernel" });
+      expect((await kernel.ready(1)).engine?.name).toBe("kernel");
+      await ping(host, ends.peer, ["-I", ends.own]);
+      await kernel.child.end();
+    } else {
+      expect(daemon.child.errorTail()).toContain("this kernel has no ipip devices");
+      const kernel = net.startDaemon(host, { engine: "kernel" });
+      expect(await kernel.child.exited).toBe(1);
+      expect(kernel.child.errorTail()).toContain("this kernel has no ipip devices");
+      expect(kernel.child.errorTail()).toContain("modprobe ipip");
     }
+    await start(net, 1).ready(1);
+    await ping(host, ends.peer, ["-I", ends.own]);
   }, 60_000);
 });

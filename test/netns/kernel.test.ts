@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { FlannelError } from "../../src/base/error.ts";
 import type { KernelEvents, KernelLink, KernelTable, VxlanSpec } from "../../src/native/ports.ts";
+import { kernelHasIpip } from "../support/ipip.ts";
 import { namespacesRefused, openRemoteKernel, type RemoteKernel } from "../support/remote-kernel.ts";
 
 const refused = namespacesRefused();
@@ -9,6 +10,7 @@ if (refused !== undefined) process.stderr.write(`SKIPPED test/netns/kernel.test.
 const ourProtocol = 201;
 const macA = "0a:00:00:00:00:01";
 const macB = "0a:00:00:00:00:02";
+const ipip = { name: "flannel.ipip", mtuBytes: 1480, local: "192.0.2.1", alias: "flannel-lite 1" };
 
 describe.skipIf(refused !== undefined)("kernel", () => {
   let remote: RemoteKernel;
@@ -189,6 +191,23 @@ describe.skipIf(refused !== undefined)("kernel", () => {
     const broken = spec({ name: "flannel.3", vni: 3, alias: "x".repeat(300) });
     expect((await failure(remote.kernel.addVxlan(broken))).code).toMatch(/^native\/e(range|inval)$/);
     expect(await linkNamed("flannel.3")).toBeUndefined();
+  });
+
+  test("addIpip: the device is the one flannel makes, or the kernel is said to have none", async () => {
+    if (!kernelHasIpip()) {
+      expect((await failure(remote.kernel.addIpip(ipip))).errno).toBe("EOPNOTSUPP");
+      return expect(await linkNamed(ipip.name)).toBeUndefined();
+    }
+    await remote.kernel.addIpip(ipip);
+    expect(await linkNamed(ipip.name)).toMatchObject({
+      ...{ kind: "ipip", mtuBytes: 1480, up: false, alias: ipip.alias },
+      ipip: { local: "192.0.2.1", remote: "" },
+    });
+    const [shown] = await remote.ipJson("-d", "link", "show", ipip.name);
+    expect(shown).toMatchObject({
+      linkinfo: { info_kind: "ipip", info_data: { local: "192.0.2.1", remote: "any", pmtudisc: false } },
+    });
+    await remote.kernel.deleteLink(await indexOf(ipip.name));
   });
 
   test("links: a multicast group of a foreign vxlan shows", async () => {
@@ -527,6 +546,8 @@ describe.skipIf(refused !== undefined)("kernel", () => {
         kernel.addVxlan(spec({ name: "flannel.9", port: 65536 })),
         kernel.addVxlan(spec({ name: "flannel.9", mac: "" })),
         kernel.addVxlan(spec({ name: "", vni: 9 })),
+        kernel.addIpip({ ...ipip, local: "" }),
+        kernel.addIpip({ ...ipip, local: "2001:db8::1" }),
         kernel.setLink(uplink, { mac: "nonsense" }),
       ].map(failure),
     );

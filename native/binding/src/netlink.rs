@@ -72,6 +72,13 @@ impl Kernel {
         self.netlink.add_vxlan(&spec).await.map_err(failed)
     }
 
+    /// Makes an ipip link, down.
+    #[napi]
+    pub async fn add_ipip(&self, spec: IpIpSpec) -> Result<()> {
+        let spec = spec.into_core().map_err(failed)?;
+        self.netlink.add_ipip(&spec).await.map_err(failed)
+    }
+
     /// Changes what is present in `changes`.
     #[napi]
     pub async fn set_link(&self, link_index: u32, changes: LinkChanges) -> Result<()> {
@@ -222,6 +229,7 @@ pub struct KernelLink {
     pub loopback: bool,
     pub alias: String,
     pub vxlan: Option<KernelVxlan>,
+    pub ipip: Option<KernelIpIp>,
 }
 
 impl From<core::Link> for KernelLink {
@@ -237,6 +245,7 @@ impl From<core::Link> for KernelLink {
             loopback: link.loopback,
             alias: link.alias,
             vxlan: link.vxlan.map(KernelVxlan::from),
+            ipip: link.ipip.map(KernelIpIp::from),
         }
     }
 }
@@ -265,6 +274,22 @@ impl From<core::Vxlan> for KernelVxlan {
             gbp: vxlan.gbp,
             udp_checksum: vxlan.udp_checksum,
             group: text(vxlan.group),
+        }
+    }
+}
+
+/// How an ipip link is set up.
+#[napi(object)]
+pub struct KernelIpIp {
+    pub local: String,
+    pub remote: String,
+}
+
+impl From<core::IpIp> for KernelIpIp {
+    fn from(ipip: core::IpIp) -> Self {
+        Self {
+            local: text(ipip.local),
+            remote: text(ipip.remote),
         }
     }
 }
@@ -394,6 +419,27 @@ impl VxlanSpec {
             link_index: self.link_index,
             learning: self.learning,
             gbp: self.gbp,
+            alias: self.alias,
+            name: self.name,
+        })
+    }
+}
+
+/// An ipip link to make.
+#[napi(object)]
+pub struct IpIpSpec {
+    pub name: String,
+    pub mtu_bytes: u32,
+    pub local: String,
+    pub alias: String,
+}
+
+impl IpIpSpec {
+    fn into_core(self) -> std::result::Result<core::IpIpSpec, CoreError> {
+        let operation = format!("add ipip {}", self.name);
+        Ok(core::IpIpSpec {
+            mtu_bytes: self.mtu_bytes,
+            local: value(&operation, &self.local)?,
             alias: self.alias,
             name: self.name,
         })

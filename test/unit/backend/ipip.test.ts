@@ -5,7 +5,9 @@ import type { Json, Lease } from "../../../src/lease/lease.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
 import { noReach } from "../../../src/net/reach.ts";
-import { planText } from "../../../src/plan/text.ts";
+import { diffPlans } from "../../../src/plan/diff.ts";
+import type { Plan } from "../../../src/plan/plan.ts";
+import { planText, stepText } from "../../../src/plan/text.ts";
 import { encodeLeaseValue } from "../../../src/store/etcd/codec.ts";
 import { golden } from "../../support/golden.ts";
 import { reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
@@ -48,6 +50,46 @@ test("ipip: with DirectRouting a neighbour is routed to over the uplink, and sti
   const backend = setUp({ DirectRouting: true }).open("userspace");
   const text = planText(backend.plan(own, [near, far], reachOf(["192.0.2.0/24"])).plan);
   expect(text).toBe(golden("ipip/direct-routing.txt", text));
+});
+
+test("ipip: the kernel's device has the same address and routes, and needs no table", () => {
+  for (const [options, reach, name] of [
+    [{}, noReach, "kernel-two-peers"],
+    [{ DirectRouting: true }, reachOf(["192.0.2.0/24"]), "kernel-direct-routing"],
+  ] as const) {
+    const text = planText(setUp(options).open("kernel").plan(own, [near, far], reach).plan);
+    expect(text).toBe(golden(`ipip/${name}.txt`, text));
+  }
+  expect(() => setUp().open("dgram")).toThrow("ipip has no engine dgram");
+});
+
+test("ipip: between TUN, device and another address the device is made anew, for its MTU it is not", () => {
+  const uplink = { ...testUplink, mtuBytes: 1400 };
+  const plans = (["userspace", "kernel"] as const).map((engine) => setUp().open(engine));
+  const [tun, kernel] = plans.map((backend) => backend.plan(own, [near], noReach).plan);
+  const small = setUp({}, { ...context, uplink })
+    .open("kernel")
+    .plan(own, [near], noReach).plan;
+  if (tun === undefined || kernel === undefined) throw new Error("two plans");
+  const link = { kind: "ipip", name: "flannel.ipip", mtuBytes: 1480 } as const;
+  const local = parseIpAddress("192.0.2.1");
+  const linkSteps = (held: Plan, wanted: Plan) =>
+    diffPlans(held, wanted)
+      .filter(({ item }) => item.type === "link")
+      .map(stepText);
+  const made = "+ link flannel.ipip ipip local 192.0.2.1 mtu 1480";
+  expect(linkSteps(tun, kernel)).toEqual(["- link flannel.ipip tun mtu 1480", made]);
+  expect(linkSteps(kernel, tun)).toEqual([made.replace("+", "-"), "+ link flannel.ipip tun mtu 1480"]);
+  expect(linkSteps(kernel, small)).toEqual(["~ link flannel.ipip ipip local 192.0.2.1 mtu 1380"]);
+  for (const [changed, shown] of [
+    [{ ...link, local: parseIpAddress("192.0.2.9") }, " local 192.0.2.9"],
+    [{ ...link, local, remote: parseIpAddress("192.0.2.9") }, " local 192.0.2.1 remote 192.0.2.9"],
+    [{ ...link, local: undefined }, ""],
+  ] as const)
+    expect(linkSteps({ ...kernel, links: [changed] }, kernel)).toEqual([
+      `- link flannel.ipip ipip${shown} mtu 1480`,
+      made,
+    ]);
 });
 
 test("ipip: leases of other backends are left out", () => {

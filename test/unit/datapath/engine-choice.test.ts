@@ -40,11 +40,18 @@ test("engine choice: what no kernel device speaks is left to userspace, or said 
   expect(() => chooseEngine({ ...udp, configured: "kernel" })).toThrow(
     "there is no kernel device here for the network's backend, udp",
   );
-  expect(() => chooseEngine({ ...udp, userspaceOnly: "ipip", rawSocket: true, configured: "dgram" })).toThrow(
-    "the dgram engine has no raw socket, which the network's backend, ipip, takes",
-  );
   expect(() => chooseEngine({ ...udp, configured: "auto", tunTrouble: "no TUN" })).toThrow(
     "the udp backend needs a TUN: no TUN",
+  );
+});
+
+test("engine choice: what takes a raw socket is for userspace and the kernel", () => {
+  const ipip = { ...able, rawSocket: "ipip" };
+  expect(chooseEngine({ ...ipip, configured: "kernel" }).engine).toBe("kernel");
+  expect(chooseEngine({ ...ipip, configured: "auto" }).engine).toBe("userspace");
+  expect(chooseEngine({ ...ipip, configured: "auto", tunTrouble: "no TUN" }).engine).toBe("kernel");
+  expect(() => chooseEngine({ ...ipip, configured: "dgram" })).toThrow(
+    "the dgram engine has no raw socket, which the network's backend, ipip, takes",
   );
 });
 

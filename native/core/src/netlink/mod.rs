@@ -24,7 +24,7 @@ use crate::error::Error;
 
 pub use address::Address;
 pub use fdb::FdbEntry;
-pub use link::{Link, LinkChanges, Vxlan, VxlanSpec};
+pub use link::{IpIp, IpIpSpec, Link, LinkChanges, Vxlan, VxlanSpec};
 pub use monitor::{Change, Events, Table};
 pub use neighbour::Neighbour;
 pub use nftables::{NftablesChange, NftablesMonitor};
