@@ -1,3 +1,5 @@
+import { readdirSync, statSync } from "node:fs";
+
 /**
  * Runs all suites of both languages and closes with one line over all of them: `N passed, N failed`, and
  * `, N skipped` where any was. Exits non-zero when a test failed, a runner broke, or CI skipped one.
@@ -17,34 +19,48 @@ interface Runner {
 
 const root = new URL("..", import.meta.url).pathname;
 
-const runners: readonly Runner[] = [
-  {
-    name: "cargo test",
-    command: ["cargo", "test", "--release", "--locked", "--workspace", "--exclude", "flannel-lite-native"],
-    cwd: `${root}native`,
-    count(output) {
-      const results = [...output.matchAll(/^test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored/gm)];
-      return { passed: sum(results, 1), failed: sum(results, 2), skipped: sum(results, 3) };
-    },
+const cargo: Runner = {
+  name: "cargo test",
+  command: ["cargo", "test", "--release", "--locked", "--workspace", "--exclude", "flannel-lite-native"],
+  cwd: `${root}native`,
+  count(output) {
+    const results = [...output.matchAll(/^test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored/gm)];
+    return { passed: sum(results, 1), failed: sum(results, 2), skipped: sum(results, 3) };
   },
-  {
-    name: "bun test",
-    command: [process.execPath, "test", "--timeout", "60000", "--path-ignore-patterns", "**/interop/**"],
+};
+
+function bun(...folders: string[]): Runner {
+  return {
+    name: `bun test ${folders.join(" ")}`,
+    command: [process.execPath, "test", "--timeout", "60000", ...folders.map((folder) => `./test/${folder}`)],
     cwd: root,
     count: (output) => ({
       passed: sum([...output.matchAll(/^\s*(\d+) pass$/gm)], 1),
       failed: sum([...output.matchAll(/^\s*(\d+) fail$/gm)], 1),
       skipped: sum([...output.matchAll(/^\s*(\d+) (?:skip|todo)$/gm)], 1),
     }),
-  },
-];
+  };
+}
+
+/** What has tests, but for those that need programs which are not ours (`make interop`). */
+const suites = readdirSync(`${root}test`).filter(
+  (entry) => !["netns", "interop"].includes(entry) && hasTests(entry),
+);
+
+/** Those of one line run side by side: namespaces mostly wait, the others mostly compute. */
+const runners: readonly (readonly Runner[])[] = [[cargo], [bun("netns"), bun(...suites)]];
 
 const total = { passed: 0, failed: 0, skipped: 0 };
-for (const runner of runners) {
-  const { passed, failed, skipped } = await runAll(runner);
-  total.passed += passed;
-  total.failed += failed;
-  total.skipped += skipped;
+for (const together of runners) {
+  // The first is told as it goes, the others when they have ended.
+  const all = together.map((runner, at) => runAll(runner, at === 0));
+  for (const one of all) {
+    const { counts, output } = await one;
+    process.stdout.write(output);
+    total.passed += counts.passed;
+    total.failed += counts.failed;
+    total.skipped += counts.skipped;
+  }
 }
 const inCi = process.env["CI"] === "true";
 if (inCi && total.skipped > 0) process.stdout.write("skipped tests fail in CI\n");
@@ -52,24 +68,46 @@ const skippedText = total.skipped > 0 ? `, ${total.skipped} skipped` : "";
 process.stdout.write(`${total.passed} passed, ${total.failed} failed${skippedText}\n`);
 process.exitCode = total.failed > 0 || total.passed === 0 || (inCi && total.skipped > 0) ? 1 : 0;
 
-async function runAll({ name, command, cwd, count }: Runner): Promise<Counts> {
-  process.stdout.write(`== ${name}\n`);
+async function runAll(
+  { name, command, cwd, count }: Runner,
+  live: boolean,
+): Promise<{ counts: Counts; output: string }> {
+  let held = "";
+  const write = (text: string | Uint8Array) => {
+    if (live) process.stdout.write(text);
+    else held += typeof text === "string" ? text : new TextDecoder().decode(text);
+  };
+  write(`== ${name}\n`);
   const child = Bun.spawn([...command], { cwd, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
-  const [output, errors, code] = await Promise.all([echo(child.stdout), echo(child.stderr), child.exited]);
+  const [output, errors, code] = await Promise.all([
+    follow(child.stdout, write),
+    follow(child.stderr, write),
+    child.exited,
+  ]);
   const counts = count(`${output}\n${errors}`);
   const broken = counts.failed === 0 && (code !== 0 || counts.passed === 0);
-  if (broken) process.stdout.write(`${name} ended with code ${code} and ${counts.passed} tests passed\n`);
-  return broken ? { ...counts, failed: 1 } : counts;
+  if (broken) write(`${name} ended with code ${code} and ${counts.passed} tests passed\n`);
+  return { counts: broken ? { ...counts, failed: 1 } : counts, output: held };
 }
 
-async function echo(stream: ReadableStream<Uint8Array>): Promise<string> {
+async function follow(
+  stream: ReadableStream<Uint8Array>,
+  write: (chunk: Uint8Array) => void,
+): Promise<string> {
   const decoder = new TextDecoder();
   let text = "";
   for await (const chunk of stream) {
-    process.stdout.write(chunk);
+    write(chunk);
     text += decoder.decode(chunk, { stream: true });
   }
   return text;
+}
+
+function hasTests(entry: string): boolean {
+  const isTest = (name: string) => name.endsWith(".test.ts");
+  const path = `${root}test/${entry}`;
+  if (!statSync(path).isDirectory()) return isTest(entry);
+  return readdirSync(path, { recursive: true, encoding: "utf8" }).some(isTest);
 }
 
 function sum(matches: readonly RegExpMatchArray[], group: number): number {
