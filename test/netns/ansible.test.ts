@@ -11,7 +11,7 @@ import { bootSystemd, installedBinary, type SystemdHost, systemdRefused } from "
 const refused =
   systemdRefused() ??
   (Bun.which("ansible-playbook") === null ? "there is no ansible-playbook: install ansible-core" : undefined);
-if (refused !== undefined) console.warn(`no test of the Ansible role: ${refused}`);
+if (refused !== undefined) console.warn(`SKIPPED test/netns/ansible.test.ts: ${refused}`);
 
 const roles = join(import.meta.dir, "../../deploy/ansible/roles");
 const playMsMax = 180_000;

@@ -358,6 +358,9 @@ describe.skipIf(refused !== undefined)("ADD and DEL by bridge and host-local", (
   );
 });
 
+if (!existsSync(binary))
+  console.warn(`SKIPPED the program as a plugin in test/netns/cni.test.ts: ${binary} is missing`);
+
 describe.skipIf(!existsSync(binary))("the program as a plugin", () => {
   let directory = "";
   beforeEach(() => {

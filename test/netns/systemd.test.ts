@@ -5,7 +5,7 @@ import { inside, type Lab, type LabHost, openLab } from "../../src/demo/lab.ts";
 import { bootSystemd, installedBinary, type SystemdHost, systemdRefused } from "../support/systemd.ts";
 
 const refused = systemdRefused();
-if (refused !== undefined) console.warn(`no systemd tests: ${refused}`);
+if (refused !== undefined) console.warn(`SKIPPED test/netns/systemd.test.ts: ${refused}`);
 
 describe.skipIf(refused !== undefined)("systemd", () => {
   let lab: Lab;

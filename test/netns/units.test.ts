@@ -6,7 +6,7 @@ import { openTestOverlay, ping, type TestOverlay, vtepAddress } from "../support
 import { bootSystemd, installedBinary, type SystemdHost, systemdRefused } from "../support/systemd.ts";
 
 const refused = systemdRefused();
-if (refused !== undefined) console.warn(`no tests of the units: ${refused}`);
+if (refused !== undefined) console.warn(`SKIPPED test/netns/units.test.ts: ${refused}`);
 
 const service = "flannel-lite.service";
 const units = "/etc/systemd/system";

@@ -11,7 +11,7 @@ import { bootSystemd, installedBinary, type SystemdHost, systemdRefused } from "
  * program, which stands where flanneld stood.
  */
 const refused = systemdRefused();
-if (refused !== undefined) console.warn(`no walk-through: ${refused}`);
+if (refused !== undefined) console.warn(`SKIPPED test/netns/walkthrough.test.ts: ${refused}`);
 
 const prefix = "/kubernetes/network";
 const config = '{"Network":"172.30.0.0/16", "SubnetLen": 21, "Backend": {"Type": "vxlan"}}';
