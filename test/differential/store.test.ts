@@ -157,3 +157,29 @@ test("store: a lease that ends takes its keys in one revision, as in etcd", asyn
   theirs.close();
   own.close();
 }, 60_000);
+
+test("store: a watch gives no value before the creation of a key, though its transaction deleted one", async () => {
+  await using etcd = await startEtcd();
+  await using ours = await startEmbedded();
+  const pair = { etcd, ours };
+  const put = (value: string) => ({ key: "YQ==", value });
+  const request = { create_request: { key: "YQ==", prev_kv: true } };
+  const [theirs, own] = await Promise.all([
+    openWatchRecorder(etcd.endpoint, request),
+    openWatchRecorder(ours.endpoint, request),
+  ]);
+  await bothAnswer(pair, { path: "/v3/kv/put", body: put("MQ==") }, "the first value");
+  // A deletion of everything from a key on is the one that may stand beside a put of that key.
+  const success = [
+    { request_delete_range: { key: "YQ==", range_end: "AA==" } },
+    { request_put: put("Mg==") },
+  ];
+  await bothAnswer(pair, { path: "/v3/kv/txn", body: { success } }, "deleted and made anew");
+  await bothAnswer(pair, { path: "/v3/kv/put", body: put("Mw==") }, "the last value");
+  for (const deadline = Date.now() + settleMsMax; theirs.told.length < 5 && Date.now() < deadline; )
+    await Bun.sleep(10);
+  expect(theirs.revisions).toEqual([2, 3, 3, 4]);
+  await settle([{ etcd: theirs, ours: own, request }]);
+  theirs.close();
+  own.close();
+}, 60_000);

@@ -213,10 +213,9 @@ export class WatchStream {
       for (const change of history.changesAt(watcher.next)) {
         if (!inRange(watcher.range, change.key)) continue;
         if (change.value === undefined ? !watcher.deletes : !watcher.puts) continue;
-        const event = toEvent(
-          change,
-          watcher.previous ? history.at(change.key, change.modified - 1) : undefined,
-        );
+        // As in etcd, a key just created had none, even if the same transaction deleted one.
+        const hasPrevious = watcher.previous && change.created !== change.modified;
+        const event = toEvent(change, hasPrevious ? history.at(change.key, change.modified - 1) : undefined);
         events.push(event);
         bytes += sizeOf(event);
       }
