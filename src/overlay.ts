@@ -74,7 +74,7 @@ export function kernelScope(
 const aliasBytesMax = 255;
 
 /** The mark on our links: it names the network, so that two daemons on one host tell theirs apart. */
-export function ownerMark(config: Config): string {
+function ownerMark(config: Config): string {
   const mark = `flannel-lite ${config.store.etcd.prefix}`;
   if (Buffer.byteLength(mark) <= aliasBytesMax) return mark;
   return `flannel-lite ${createHash("sha256").update(mark).digest("hex")}`;

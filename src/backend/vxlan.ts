@@ -39,7 +39,7 @@ interface FamilyTunnel {
 }
 
 /** The device's name, in every engine. */
-export function vxlanDevice(vni: number, family: Family = 4): string {
+function vxlanDevice(vni: number, family: Family = 4): string {
   return family === 4 ? `flannel.${vni}` : `flannel-v6.${vni}`;
 }
 

@@ -40,7 +40,7 @@ export const overlayMtuBytes = underlayMtuBytes - 50;
 export const overlay = "10.240.0.0/12";
 
 /** Leases beside that of the receiver, and where their hosts would be. The receiver stands in for all of them. */
-export const manyLeases = 1_000;
+const manyLeases = 1_000;
 export const manySubnets = "10.244.0.0/14";
 export const manyEndpoints = "10.78.0.0/16";
 
@@ -58,7 +58,7 @@ export interface ManyLease {
   readonly mac: string;
 }
 
-export function manyLease(at: number): ManyLease {
+function manyLease(at: number): ManyLease {
   const [high, low] = [at >> 8, at & 0xff];
   const hex = (byte: number) => byte.toString(16).padStart(2, "0");
   return {

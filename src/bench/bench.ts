@@ -57,11 +57,7 @@ export async function benchPackets(
   const drops: PacketResult["drops"][number][] = [];
   const restless: PacketResult["restless"][number][] = [];
   for (const { mode, rows, rounds } of passes) {
-    await using namespaces = await openNamespaces("bench");
-    // Whatever runs just then ends at once, and with an error.
-    const onStop = () => void namespaces[Symbol.asyncDispose]();
-    stop.addEventListener("abort", onStop);
-    using _ = { [Symbol.dispose]: () => stop.removeEventListener("abort", onStop) };
+    await using namespaces = await openNamespaces("bench", stop);
     const pairs = new Map<string, Pair>();
     for (const design of designsOf(rows)) {
       throwIfStopped(stop);

@@ -34,10 +34,7 @@ export async function benchControlPlane(
   leaseCounts: readonly number[],
   { say, stop }: { say: (text: string) => void; stop: AbortSignal },
 ): Promise<Fact[]> {
-  await using lab = await openLab("bench", 2);
-  const onStop = () => void lab[Symbol.asyncDispose]();
-  stop.addEventListener("abort", onStop);
-  using _ = { [Symbol.dispose]: () => stop.removeEventListener("abort", onStop) };
+  await using lab = await openLab("bench", 2, stop);
   const [own, far] = lab.hosts;
   if (own === undefined || far === undefined) throw new Error("two hosts");
   const { endpoint } = startEtcd(lab);

@@ -15,7 +15,7 @@ export interface StoreSample {
 }
 
 /** How many watch streams are open. */
-export const watcherCount = 500;
+const watcherCount = 500;
 const rangeKeys = 1_000;
 /** Puts measured one by one, and puts that follow each other. */
 const fanoutPuts = 10;

@@ -44,10 +44,7 @@ export async function benchStore(
   const measured = { embedded: [] as Measured[], etcd: [] as Measured[] };
   for (let round = 1; round <= rounds; round++) {
     // Fresh ones: what was written before slows neither down.
-    await using lab = await openLab("bench", 0);
-    const onStop = () => void lab[Symbol.asyncDispose]();
-    stop.addEventListener("abort", onStop);
-    using _ = { [Symbol.dispose]: () => stop.removeEventListener("abort", onStop) };
+    await using lab = await openLab("bench", 0, stop);
     const order = round % 2 === 0 ? (["etcd", "embedded"] as const) : (["embedded", "etcd"] as const);
     for (const kind of order) {
       say(`store: round ${round} of ${rounds}, ${kind}`);

@@ -1,6 +1,6 @@
 import { CniError, cniErrors } from "./error.ts";
 
-export const cniCommands = ["ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"] as const;
+const cniCommands = ["ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"] as const;
 export type CniCommand = (typeof cniCommands)[number];
 
 export type Environment = Readonly<Record<string, string | undefined>>;
@@ -63,13 +63,13 @@ export function isIdentifier(text: string): boolean {
 }
 
 /** @throws CniError 4 */
-export function checkContainerId(id: string): void {
+function checkContainerId(id: string): void {
   if (!isIdentifier(id)) throw invalid("invalid characters in containerID", id.slice(0, 100));
   if (id.length > containerIdCharsMax) throw invalid("containerID is too long", `${id.length} characters`);
 }
 
 /** @throws CniError 4 */
-export function checkInterfaceName(name: string): void {
+function checkInterfaceName(name: string): void {
   if (name === "") throw invalid("interface name is empty");
   if (Buffer.byteLength(name) > interfaceNameCharsMax) {
     throw invalid(

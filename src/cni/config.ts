@@ -31,8 +31,8 @@ export interface Attachment {
   readonly interfaceName: string;
 }
 
-export const defaultSubnetFile = "/run/flannel/subnet.env";
-export const defaultDataDir = "/var/lib/cni/flannel";
+const defaultSubnetFile = "/run/flannel/subnet.env";
+const defaultDataDir = "/var/lib/cni/flannel";
 
 /**
  * Reads standard input by the rules of Go's decoder: names in any case, the last of several wins.

@@ -7,7 +7,7 @@ import { sortedJson } from "./delegate-config.ts";
 import { CniError, cniErrors } from "./error.ts";
 
 /** Before kubelet gives up on the sandbox (two minutes), so that it gets to know why. */
-export const delegateMsMax = 100_000;
+const delegateMsMax = 100_000;
 
 /** A result has some kilobytes. */
 const outputBytesMax = 1024 * 1024;

@@ -2,7 +2,7 @@ import { readSync } from "node:fs";
 import { CniError, cniErrors } from "./error.ts";
 
 /** A runtime's configuration has some kilobytes. */
-export const inputBytesMax = 1024 * 1024;
+const inputBytesMax = 1024 * 1024;
 
 /** How long to wait for input on a descriptor that does not block. */
 const pollMs = 2;

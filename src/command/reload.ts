@@ -17,7 +17,7 @@ export async function reload(
 }
 
 /** The report for people, a line a key. */
-export function reloadText({ applied, restart, failed, warnings, invalid }: ReloadReport): string {
+function reloadText({ applied, restart, failed, warnings, invalid }: ReloadReport): string {
   const lines = [
     ...(invalid === null ? [] : [`nothing is changed: ${invalid}`]),
     ...warnings.map((warning) => `warning: ${warning}`),

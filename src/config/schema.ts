@@ -409,7 +409,7 @@ export function flanneldVariable(flag: string): string {
   return `FLANNELD_${shout(flag)}`;
 }
 
-export function ownVariable(path: string): string {
+function ownVariable(path: string): string {
   return `FLANNEL_LITE_${shout(path)}`;
 }
 

@@ -27,7 +27,7 @@ export const routeProtocol = 241;
  * Metric of our blackhole routes: every other route to the same destination goes before them, also that of a
  * bridge which is given our subnet later. (Without a metric, as flannel makes it, it would hide the bridge's.)
  */
-export const blackholeMetric = 2 ** 32 - 2;
+const blackholeMetric = 2 ** 32 - 2;
 
 /** The kernel's word for what is ours. */
 export interface KernelScope {

@@ -5,7 +5,7 @@ import { itemDevice, type Plan, type PlanItem, planItems, type Step } from "../p
 import { itemText } from "../plan/text.ts";
 
 /** What others can take from us; tunnels and their tables stand in this process alone. */
-export const repairKinds = ["link", "address", "neighbour", "fdb", "route"] as const;
+const repairKinds = ["link", "address", "neighbour", "fdb", "route"] as const;
 export type RepairKind = (typeof repairKinds)[number];
 
 /** Items whose repairs are remembered at the same time; of more, the oldest are forgotten. */

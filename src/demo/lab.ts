@@ -45,13 +45,23 @@ export interface LabHost {
 /** The switch's own address, where the store listens. */
 export const switchAddress = "10.77.0.254";
 
-/** Begins with none; `label` and the process's id make the name. Removes what a killed process of that label left. */
-export async function openNamespaces(label: string): Promise<Namespaces> {
+/**
+ * Begins with none; `label` and the process's id make the name. Removes what a killed process of that label left.
+ * Where `stop` aborts they end, and what runs in them fails.
+ */
+export async function openNamespaces(label: string, stop?: AbortSignal): Promise<Namespaces> {
   await removeStaleLabs(label);
   const name = `fl-${label}-${process.pid}`;
   const directory = mkdtempSync(`/tmp/${name}-`);
   const children: Child[] = [];
   const made: string[] = [];
+  const end = async () => {
+    stop?.removeEventListener("abort", end);
+    await Promise.all(children.map((child) => child.end()));
+    for (const namespace of made.reverse()) await tryProgram(["ip", "netns", "delete", namespace]);
+    rmSync(directory, { recursive: true, force: true });
+  };
+  stop?.addEventListener("abort", end);
   return {
     name,
     directory,
@@ -67,17 +77,13 @@ export async function openNamespaces(label: string): Promise<Namespaces> {
       children.push(child);
       return child;
     },
-    async [Symbol.asyncDispose]() {
-      await Promise.all(children.map((child) => child.end()));
-      for (const namespace of made.reverse()) await tryProgram(["ip", "netns", "delete", namespace]);
-      rmSync(directory, { recursive: true, force: true });
-    },
+    [Symbol.asyncDispose]: end,
   };
 }
 
-/** Makes a lab of `hosts` hosts; `label` as {@link openNamespaces} has it. */
-export async function openLab(label: string, hosts: number): Promise<Lab> {
-  const namespaces = await openNamespaces(label);
+/** Makes a lab of `hosts` hosts; `label` and `stop` as {@link openNamespaces} has them. */
+export async function openLab(label: string, hosts: number, stop?: AbortSignal): Promise<Lab> {
+  const namespaces = await openNamespaces(label, stop);
   const { name, directory } = namespaces;
   const switchNamespace = `${name}-sw`;
   const all: LabHost[] = [];

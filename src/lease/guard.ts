@@ -5,7 +5,7 @@ import { type Lease, leaseKey, subnetsOf } from "./lease.ts";
 export const guardWindowMs = 10 * 60_000;
 
 /** So many peers may go however few there are. */
-export const removalsFree = 3;
+const removalsFree = 3;
 
 /** How long a reservation, which names no end, is held: as a lease that was just renewed. */
 export const reservationHoldMs = 24 * 60 * 60_000;

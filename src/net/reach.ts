@@ -13,9 +13,6 @@ export interface ReachRoute {
   readonly direct: boolean;
 }
 
-/** Nobody is one hop away. */
-export const noReach: Reach = { routes: [] };
-
 /** Whether a packet to `address` leaves by the uplink for the host itself, not for a router. */
 export function isOneHop({ routes }: Reach, address: IpAddress): boolean {
   let best: ReachRoute | undefined;

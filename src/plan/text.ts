@@ -1,11 +1,4 @@
-import { type Plan, type PlanItem, planItems, type Step, type TunnelItem } from "./plan.ts";
-
-/** The plan, one line an item, in the order in which it is made true. Ends with a newline unless empty. */
-export function planText(plan: Plan): string {
-  return planItems(plan)
-    .map((item) => `${itemText(item)}\n`)
-    .join("");
-}
+import type { PlanItem, Step, TunnelItem } from "./plan.ts";
 
 /** One step as `plan` prints it: `+` add, `~` change, `-` remove. */
 export function stepText({ op, item }: Step): string {

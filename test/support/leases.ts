@@ -1,7 +1,6 @@
 import type { Json, Lease } from "../../src/lease/lease.ts";
 import { parseIpAddress } from "../../src/net/address.ts";
 import { parsePrefix } from "../../src/net/prefix.ts";
-import type { Reach } from "../../src/net/reach.ts";
 import type { Uplink } from "../../src/net/uplink.ts";
 
 /** A vxlan lease as another node would write it; with an IPv6 subnet, what goes with it unless given. */
@@ -50,16 +49,6 @@ export function hostGwLease(
       backendType: "host-gw",
     },
     expiresAt: new Date("2030-01-01T00:00:00Z"),
-  };
-}
-
-/** Who is one hop away where these are directly connected and `routed` lead to a router. */
-export function reachOf(direct: readonly string[], routed: readonly string[] = []): Reach {
-  return {
-    routes: [
-      ...direct.map((to) => ({ to: parsePrefix(to), direct: true })),
-      ...routed.map((to) => ({ to: parsePrefix(to), direct: false })),
-    ],
   };
 }
 

@@ -18,7 +18,7 @@ import {
 
 /** The part of etcd's v3 protocol that is answered here (etcd 3.4, etcdserverpb/rpc.proto, mvccpb/kv.proto). */
 
-export const responseHeader = response("ResponseHeader", {
+const responseHeader = response("ResponseHeader", {
   cluster_id: uid(1),
   member_id: uid(2),
   revision: int(3),
@@ -184,7 +184,7 @@ export const leaseLeasesResponse = response("LeaseLeasesResponse", {
   leases: many(2, () => leaseStatus),
 });
 
-export const watchCreateRequest = request("WatchCreateRequest", {
+const watchCreateRequest = request("WatchCreateRequest", {
   key: key(1),
   range_end: key(2),
   start_revision: int(3),

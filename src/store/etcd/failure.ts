@@ -120,7 +120,7 @@ export function rpcFailure({ code, message }: RpcError, endpoint: string): Failu
 }
 
 /** The RPC error inside a gateway's answer: the body of a failed call, or one message of a stream. */
-export function parseError(body: string): RpcError | undefined {
+function parseError(body: string): RpcError | undefined {
   try {
     return asRpcError(JSON.parse(body));
   } catch {

@@ -1,4 +1,5 @@
 import { FlannelError } from "../../base/error.ts";
+import { createOutageLog } from "../outage.ts";
 import type { Lease, LeaseChange, LeaseUpdate } from "../../lease/lease.ts";
 import { type EtcdContext, type LeaseEntry, leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
 import type { WatchEvent } from "./wire.ts";
@@ -7,16 +8,13 @@ import type { WatchEvent } from "./wire.ts";
 const backoffMs = 100;
 const backoffMsMax = 5_000;
 
-/** While etcd stays away, the log says so again after this long. */
-const reminderMs = 60_000;
-
 /**
  * Watches all leases as Store says. A put that cannot be read changes nothing: its key keeps the last lease
  * that could be read, through snapshots too, until it is deleted or readable again.
  */
 export async function* watchLeases(context: EtcdContext, stop: AbortSignal): AsyncGenerator<LeaseUpdate> {
   const { client, layout, clock, random } = context;
-  const trouble = createTrouble(context);
+  const outage = createOutageLog("etcd", context);
   const reader = createReader(context);
   /** Where the next connection goes on; undefined when everything must be read again. */
   let next: bigint | undefined;
@@ -34,11 +32,11 @@ export async function* watchLeases(context: EtcdContext, stop: AbortSignal): Asy
         const snapshot = await reader.snapshot(seen, stop);
         next = snapshot.next;
         seen = next - 1n;
-        trouble.over();
+        outage.over();
         yield snapshot.update;
       }
       for await (const message of client.watch(layout.subnets, next, stop)) {
-        trouble.over();
+        outage.over();
         if (message.kind === "gap") {
           context.log.info("reading all leases again", { reason: message.reason });
           // A token made before the users changed shows as a cancelled watch.
@@ -57,7 +55,7 @@ export async function* watchLeases(context: EtcdContext, stop: AbortSignal): Asy
       if (stop.aborted) return;
       if (!(error instanceof FlannelError)) throw error;
       if (error.code === "store/closed") return;
-      trouble.met(error);
+      outage.met(error);
     }
     // A connection that lasted, or told something, was no part of a series of failures.
     if (clock.now().getTime() - connectedAt > backoffMsMax) waitMs = backoffMs;
@@ -141,25 +139,4 @@ async function lostOurLease({ client, own, clock }: EtcdContext, stop: AbortSign
 
 function isReadable(entry: LeaseEntry | undefined): entry is LeaseEntry {
   return entry?.attributes !== undefined;
-}
-
-/** Says when etcd is lost, once a minute while it stays so, and when it is back. */
-function createTrouble({ log, clock }: EtcdContext) {
-  let sinceMs: number | undefined;
-  let saidMs = 0;
-  return {
-    met(error: FlannelError) {
-      const nowMs = clock.now().getTime();
-      if (sinceMs !== undefined && nowMs - saidMs < reminderMs) return;
-      sinceMs ??= nowMs;
-      saidMs = nowMs;
-      const { code, message, fields, remedy } = error;
-      log.warn("etcd is lost; leases are kept as they were", { ...fields, code, error: message, remedy });
-    },
-    over() {
-      if (sinceMs === undefined) return;
-      log.info("etcd is back", { lostMs: clock.now().getTime() - sinceMs });
-      sinceMs = undefined;
-    },
-  };
 }

@@ -1,4 +1,5 @@
 import { FlannelError } from "../../base/error.ts";
+import { createOutageLog } from "../outage.ts";
 import type { KubeContext } from "./context.ts";
 import { Gone } from "./failure.ts";
 import { type KubeNode, parseNode } from "./node.ts";
@@ -6,9 +7,6 @@ import { type KubeNode, parseNode } from "./node.ts";
 /** Between two tries to reach the API server: doubling from here to the maximum, each shortened by up to half. */
 const backoffMs = 250;
 const backoffMsMax = 10_000;
-
-/** While the API server stays away, the log says so again after this long. */
-const reminderMs = 60_000;
 
 export type NodeChange =
   { readonly kind: "put"; readonly node: KubeNode } | { readonly kind: "delete"; readonly node: KubeNode };
@@ -29,7 +27,7 @@ export async function* watchNodes(
   stop: AbortSignal,
 ): AsyncGenerator<NodeUpdate> {
   const { client, names, log, clock, random } = context;
-  const trouble = createTrouble(context);
+  const outage = createOutageLog("the API server", context);
   const select = only === undefined ? {} : { only };
   /** Where the next connection goes on; undefined when everything must be read again. */
   let from: string | undefined;
@@ -55,13 +53,13 @@ export async function* watchNodes(
         const replaced = revision < seen;
         if (replaced) log.warn("the API server was restored from an older state, or is another one");
         seen = revision;
-        trouble.over();
+        outage.over();
         waitMs = backoffMs;
         yield { kind: "snapshot", nodes, replaced };
       }
       yield { kind: "open" };
       for await (const event of client.watch({ from, ...select }, stop)) {
-        trouble.over();
+        outage.over();
         waitMs = backoffMs;
         if (event.type === "BOOKMARK") {
           from = event.resourceVersion;
@@ -74,7 +72,7 @@ export async function* watchNodes(
         yield { kind: "change", change: { kind: event.type === "DELETED" ? "delete" : "put", node } };
       }
       // A server ends its watches now and then, which is no failure.
-      trouble.over();
+      outage.over();
     } catch (error) {
       if (stop.aborted) return;
       if (error instanceof Gone) {
@@ -83,7 +81,7 @@ export async function* watchNodes(
       } else {
         if (!(error instanceof FlannelError)) throw error;
         if (error.code === "store/closed") return;
-        trouble.met(error);
+        outage.met(error);
       }
     }
     if (clock.now().getTime() - connectedAt > backoffMsMax) waitMs = backoffMs;
@@ -95,30 +93,4 @@ export async function* watchNodes(
 /** Versions of one API server are ordered numbers; what is none orders nothing. */
 function revisionOf(resourceVersion: string): bigint {
   return /^\d{1,20}$/.test(resourceVersion) ? BigInt(resourceVersion) : 0n;
-}
-
-/** Says when the API server is lost, once a minute while it stays so, and when it is back. */
-function createTrouble({ log, clock }: Pick<KubeContext, "log" | "clock">) {
-  let sinceMs: number | undefined;
-  let saidMs = 0;
-  return {
-    met(error: FlannelError) {
-      const nowMs = clock.now().getTime();
-      if (sinceMs !== undefined && nowMs - saidMs < reminderMs) return;
-      sinceMs ??= nowMs;
-      saidMs = nowMs;
-      const { code, message, fields, remedy } = error;
-      log.warn("the API server is lost; leases are kept as they were", {
-        ...fields,
-        code,
-        error: message,
-        remedy,
-      });
-    },
-    over() {
-      if (sinceMs === undefined) return;
-      log.info("the API server is back", { lostMs: clock.now().getTime() - sinceMs });
-      sinceMs = undefined;
-    },
-  };
 }

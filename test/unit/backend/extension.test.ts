@@ -1,13 +1,10 @@
 import { describe, expect, test } from "bun:test";
-import type { BackendContext } from "../../../src/backend/backend.ts";
 import { backendDataBytesMax, type ExtensionPermission } from "../../../src/backend/extension.ts";
 import { setUpBackend } from "../../../src/backend/open.ts";
 import type { Json, Lease } from "../../../src/lease/lease.ts";
-import { parsePrefix } from "../../../src/net/prefix.ts";
-import { noReach } from "../../../src/net/reach.ts";
-import { planText } from "../../../src/plan/text.ts";
 import { encodeLeaseValue } from "../../../src/store/etcd/codec.ts";
-import { hostGwLease, testUplink } from "../../support/leases.ts";
+import { hostGwLease } from "../../support/leases.ts";
+import { noReach, planText, testContext } from "../../support/backend.ts";
 
 const none: ExtensionPermission = {
   extensionCommands: "local",
@@ -16,17 +13,8 @@ const none: ExtensionPermission = {
   subnetAddCommand: undefined,
   subnetRemoveCommand: undefined,
 };
-const context: BackendContext = {
-  uplink: testUplink,
-  overlay: [parsePrefix("10.5.0.0/16")],
-  subnetLengths: { 4: 24 },
-  strict: "overlay",
-  allowSources: [],
-  latency: "auto",
-  nodeId: "machine",
-};
 const setUp = (options: Record<string, Json>, extension?: ExtensionPermission) =>
-  setUpBackend({ type: "extension", options }, { ...context, ...(extension && { extension }) });
+  setUpBackend({ type: "extension", options }, { ...testContext, ...(extension && { extension }) });
 
 function peer(subnet: string, publicIp: string, backendData?: Json): Lease {
   const lease = hostGwLease(subnet, publicIp);

@@ -1,25 +1,16 @@
 import { expect, test } from "bun:test";
-import type { BackendContext } from "../../../src/backend/backend.ts";
 import { setUpHostGw } from "../../../src/backend/host-gw.ts";
 import { encodeLeaseValue } from "../../../src/store/etcd/codec.ts";
 import type { Lease } from "../../../src/lease/lease.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
-import { planText } from "../../../src/plan/text.ts";
 import { golden } from "../../support/golden.ts";
-import { hostGwLease, reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
+import { hostGwLease, testUplink, vxlanLease } from "../../support/leases.ts";
+import { dualStackContext, planText, reachOf } from "../../support/backend.ts";
 
 const own = hostGwLease("10.5.1.0/24", "192.0.2.1", { subnet: "fd00:5:0:1::/64", publicIp: "2001:db8::1" });
 const uplink = { ...testUplink, addressV6: parseIpAddress("2001:db8::1") };
-const context: BackendContext = {
-  uplink,
-  overlay: [parsePrefix("10.5.0.0/16"), parsePrefix("fd00:5::/48")],
-  subnetLengths: { 4: 24, 6: 64 },
-  strict: "overlay",
-  allowSources: [],
-  latency: "auto",
-  nodeId: "machine",
-};
+const context = { ...dualStackContext, uplink };
 const connected = reachOf(["192.0.2.0/24", "2001:db8::/64"], ["192.0.2.128/25"]);
 const unknown = { existing: undefined, savedMac: undefined };
 

@@ -1,27 +1,17 @@
 import { expect, test } from "bun:test";
-import type { BackendContext } from "../../../src/backend/backend.ts";
 import { setUpBackend } from "../../../src/backend/open.ts";
 import type { Json, Lease } from "../../../src/lease/lease.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
-import { noReach } from "../../../src/net/reach.ts";
 import { diffPlans } from "../../../src/plan/diff.ts";
 import type { Plan } from "../../../src/plan/plan.ts";
-import { planText, stepText } from "../../../src/plan/text.ts";
+import { stepText } from "../../../src/plan/text.ts";
 import { encodeLeaseValue } from "../../../src/store/etcd/codec.ts";
 import { golden } from "../../support/golden.ts";
-import { reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
+import { testUplink, vxlanLease } from "../../support/leases.ts";
+import { noReach, planText, reachOf, testContext } from "../../support/backend.ts";
 
-const context: BackendContext = {
-  uplink: testUplink,
-  overlay: [parsePrefix("10.5.0.0/16")],
-  subnetLengths: { 4: 24 },
-  strict: "overlay",
-  allowSources: [],
-  latency: "auto",
-  nodeId: "machine",
-};
-const setUp = (options: Record<string, Json> = {}, on = context) =>
+const setUp = (options: Record<string, Json> = {}, on = testContext) =>
   setUpBackend({ type: "ipip", options }, on);
 
 /** As another node would write it. */
@@ -67,7 +57,7 @@ test("ipip: between TUN, device and another address the device is made anew, for
   const uplink = { ...testUplink, mtuBytes: 1400 };
   const plans = (["userspace", "kernel"] as const).map((engine) => setUp().open(engine));
   const [tun, kernel] = plans.map((backend) => backend.plan(own, [near], noReach).plan);
-  const small = setUp({}, { ...context, uplink })
+  const small = setUp({}, { ...testContext, uplink })
     .open("kernel")
     .plan(own, [near], noReach).plan;
   if (tun === undefined || kernel === undefined) throw new Error("two plans");
@@ -100,9 +90,9 @@ test("ipip: leases of other backends are left out", () => {
 });
 
 test("ipip: what it cannot carry is refused by name", () => {
-  const dual = { ...context, overlay: [...context.overlay, parsePrefix("fd00:5::/48")] };
+  const dual = { ...testContext, overlay: [...testContext.overlay, parsePrefix("fd00:5::/48")] };
   expect(() => setUp({}, dual)).toThrow("the ipip backend carries IPv4 alone, and the network has IPv6");
-  const small = { ...context, uplink: { ...testUplink, mtuBytes: 80 } };
+  const small = { ...testContext, uplink: { ...testUplink, mtuBytes: 80 } };
   expect(() => setUp({}, small)).toThrow("MTU 80 of interface eth0 is too small for ipip mode to work");
   expect(() => setUp({ DirectRouting: 1 })).toThrow("DirectRouting is 1, it must be true or false");
 });

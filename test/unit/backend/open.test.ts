@@ -1,24 +1,12 @@
 import { expect, test } from "bun:test";
-import type { BackendContext } from "../../../src/backend/backend.ts";
 import { withBlackhole } from "../../../src/backend/blackhole.ts";
 import { setUpBackend } from "../../../src/backend/open.ts";
 import { errorText } from "../../../src/base/error.ts";
-import { parsePrefix } from "../../../src/net/prefix.ts";
-import { noReach } from "../../../src/net/reach.ts";
-import { planText } from "../../../src/plan/text.ts";
 import { encodeLeaseValue } from "../../../src/store/etcd/codec.ts";
-import { testUplink, vxlanLease } from "../../support/leases.ts";
+import { vxlanLease } from "../../support/leases.ts";
+import { noReach, planText, testContext } from "../../support/backend.ts";
 
-const context: BackendContext = {
-  uplink: testUplink,
-  overlay: [parsePrefix("10.5.0.0/16")],
-  subnetLengths: { 4: 24 },
-  strict: "overlay",
-  allowSources: [],
-  latency: "auto",
-  nodeId: "machine",
-};
-const setUp = (type: string) => setUpBackend({ type, options: {} }, context);
+const setUp = (type: string) => setUpBackend({ type, options: {} }, testContext);
 
 test.each([
   ["wireguard", "backend type wireguard is not served yet"],

@@ -1,45 +1,27 @@
 import { expect, test } from "bun:test";
-import type { BackendContext } from "../../../src/backend/backend.ts";
 import { setUpBackend } from "../../../src/backend/open.ts";
 import { errorText } from "../../../src/base/error.ts";
 import { parseNetworkConfig } from "../../../src/config/network.ts";
 import { emptyPlan } from "../../../src/plan/plan.ts";
 import type { Json, Lease } from "../../../src/lease/lease.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
-import { parsePrefix } from "../../../src/net/prefix.ts";
-import { noReach } from "../../../src/net/reach.ts";
 import { diffPlans } from "../../../src/plan/diff.ts";
-import { planText } from "../../../src/plan/text.ts";
 import { encodeLeaseValue } from "../../../src/store/etcd/codec.ts";
 import { golden } from "../../support/golden.ts";
 import { testUplink, vxlanLease } from "../../support/leases.ts";
-
-const context: BackendContext = {
-  uplink: testUplink,
-  overlay: [parsePrefix("10.5.0.0/16")],
-  subnetLengths: { 4: 24 },
-  strict: "overlay",
-  allowSources: [],
-  latency: "auto",
-  nodeId: "machine",
-};
-const dualStack: BackendContext = {
-  ...context,
-  overlay: [...context.overlay, parsePrefix("fd00:5::/48")],
-  subnetLengths: { 4: 24, 6: 64 },
-};
+import { dualStackContext, noReach, planText, testContext } from "../../support/backend.ts";
 
 /** As another node would write it. */
 function lease(subnet: string, publicIp: string, subnetV6?: string): Lease {
   const { subnets, expiresAt } = vxlanLease(subnet, publicIp, undefined, subnetV6);
   return { subnets, expiresAt, attributes: { publicIp: parseIpAddress(publicIp), backendType: "" } };
 }
-const setUp = (options: Record<string, Json> = {}, on = context) =>
+const setUp = (options: Record<string, Json> = {}, on = testContext) =>
   setUpBackend({ type: "udp", options }, on);
 
 test("udp: a network configuration without a Backend means it", () => {
   const { backend } = parseNetworkConfig('{"Network": "10.5.0.0/16"}');
-  const setup = setUpBackend(backend, context);
+  const setup = setUpBackend(backend, testContext);
   expect(setup).toMatchObject({ type: "udp", device: "flannel0", userspaceOnly: true });
 });
 
@@ -48,7 +30,7 @@ test("udp: the lease is flannel's, without a type", () => {
     '{"PublicIP":"192.0.2.1","PublicIPv6":null}',
   );
   const uplink = { ...testUplink, publicIp: parseIpAddress("203.0.113.5") };
-  const behindNat = setUp({}, { ...context, uplink });
+  const behindNat = setUp({}, { ...testContext, uplink });
   expect(behindNat.attributes({ existing: undefined, savedMac: undefined }).publicIp).toEqual(
     parseIpAddress("203.0.113.5"),
   );
@@ -64,7 +46,7 @@ test("udp: the device, its address, one route for the whole network, and a table
 });
 
 test("udp: inner IPv6 goes the same way, and the dgram engine has the same plan", () => {
-  const backend = setUp({ Port: 9999 }, dualStack).open("dgram");
+  const backend = setUp({ Port: 9999 }, dualStackContext).open("dgram");
   const own = lease("10.5.1.0/24", "192.0.2.1", "fd00:5:0:1::/64");
   const peers = [lease("10.5.2.0/24", "192.0.2.2", "fd00:5:0:2::/64")];
   const text = planText(backend.plan(own, peers, noReach).plan);
@@ -102,11 +84,11 @@ test.each([
 
 test("udp: an interface without room or address is named", () => {
   const small = { ...testUplink, mtuBytes: 90 };
-  expect(() => setUp({}, { ...context, uplink: small })).toThrow("too small for the udp backend");
+  expect(() => setUp({}, { ...testContext, uplink: small })).toThrow("too small for the udp backend");
   const { address: _address, ...bare } = testUplink;
   let failure: unknown;
   try {
-    setUp({}, { ...context, uplink: bare });
+    setUp({}, { ...testContext, uplink: bare });
   } catch (error) {
     failure = error;
   }

@@ -8,13 +8,13 @@ import type { Family } from "../../../src/net/address.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parseMac } from "../../../src/net/mac.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
-import { noReach } from "../../../src/net/reach.ts";
 import type { Uplink } from "../../../src/net/uplink.ts";
 import { type Plan, planItems } from "../../../src/plan/plan.ts";
-import { itemText, planText } from "../../../src/plan/text.ts";
+import { itemText } from "../../../src/plan/text.ts";
 import { encodeLeaseValue } from "../../../src/store/etcd/codec.ts";
 import { golden } from "../../support/golden.ts";
-import { dualUplink, reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
+import { dualUplink, testUplink, vxlanLease } from "../../support/leases.ts";
+import { dualStackContext, noReach, planText, reachOf } from "../../support/backend.ts";
 
 const own = vxlanLease("10.5.1.0/24", "192.0.2.1", "02:00:00:00:00:01", "fd00:5:0:1::/64");
 const peer = vxlanLease("10.5.34.0/24", "192.0.2.34", "02:00:00:00:00:34", "fd00:5:0:34::/64");
@@ -22,15 +22,7 @@ const ranges = { 4: parsePrefix("10.5.0.0/16"), 6: parsePrefix("fd00:5::/48") };
 const families = [4, 6] as const;
 
 function contextOf(uplink: Uplink, served: readonly Family[] = families): BackendContext {
-  return {
-    uplink,
-    overlay: served.map((family) => ranges[family]),
-    subnetLengths: { 4: 24, 6: 64 },
-    strict: "overlay",
-    allowSources: [],
-    latency: "auto",
-    nodeId: "machine",
-  };
+  return { ...dualStackContext, uplink, overlay: served.map((family) => ranges[family]) };
 }
 
 function planFor(engine: EngineName, peers: readonly Lease[], options: Record<string, Json> = {}) {

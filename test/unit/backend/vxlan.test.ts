@@ -1,29 +1,17 @@
 import { expect, test } from "bun:test";
-import type { BackendContext, EngineName } from "../../../src/backend/backend.ts";
+import type { EngineName } from "../../../src/backend/backend.ts";
 import { deriveVtepMac, leaseVtepMac } from "../../../src/backend/vtep.ts";
 import { setUpVxlan } from "../../../src/backend/vxlan.ts";
 import { parseVxlanOptions } from "../../../src/backend/vxlan-options.ts";
 import type { Json, Lease } from "../../../src/lease/lease.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parseMac } from "../../../src/net/mac.ts";
-import { parsePrefix } from "../../../src/net/prefix.ts";
-import { noReach } from "../../../src/net/reach.ts";
-import { planText } from "../../../src/plan/text.ts";
 import { golden } from "../../support/golden.ts";
-import { reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
+import { testUplink, vxlanLease } from "../../support/leases.ts";
+import { noReach, planText, reachOf, testContext } from "../../support/backend.ts";
 
 const own = vxlanLease("10.5.1.0/24", "192.0.2.1", "02:00:00:00:00:01");
 const peer = vxlanLease("10.5.34.0/24", "192.0.2.34");
-
-const testContext: BackendContext = {
-  uplink: testUplink,
-  overlay: [parsePrefix("10.5.0.0/16")],
-  subnetLengths: { 4: 24 },
-  strict: "overlay",
-  allowSources: [],
-  latency: "auto",
-  nodeId: "machine",
-};
 
 function planFor(
   engine: EngineName,
@@ -220,7 +208,7 @@ test("vxlan: the MAC of a stock lease is read whatever the case of its key", () 
 
 test("vxlan: an uplink too small for the overhead is named", () => {
   const uplink = { ...testUplink, mtuBytes: 100 };
-  const context = {
+  const testContext = {
     uplink,
     overlay: [],
     subnetLengths: {},
@@ -229,7 +217,7 @@ test("vxlan: an uplink too small for the overhead is named", () => {
     latency: "auto",
     nodeId: "",
   } as const;
-  expect(() => setUpVxlan({ type: "vxlan", options: {} }, context)).toThrow(
+  expect(() => setUpVxlan({ type: "vxlan", options: {} }, testContext)).toThrow(
     "interface eth0 has an MTU of 100 bytes",
   );
 });

@@ -6,7 +6,7 @@ import { parseIpAddress } from "../../../src/net/address.ts";
 import { parseMac } from "../../../src/net/mac.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
 import { emptyPlan, type IpIpLink, type LinkItem, type VxlanLink } from "../../../src/plan/plan.ts";
-import { planText } from "../../../src/plan/text.ts";
+import { planText } from "../../support/backend.ts";
 
 const link: VxlanLink = {
   kind: "vxlan",

@@ -6,24 +6,15 @@ import { parsePrefix } from "../../../src/net/prefix.ts";
 import { diffPlans } from "../../../src/plan/diff.ts";
 import { emptyPlan, type Plan, type Step } from "../../../src/plan/plan.ts";
 import { itemText, stepText } from "../../../src/plan/text.ts";
-import { testUplink, vxlanLease } from "../../support/leases.ts";
-import { noReach } from "../../../src/net/reach.ts";
+import { vxlanLease } from "../../support/leases.ts";
 import { manualClock } from "../../support/manual-clock.ts";
+import { noReach, testContext } from "../../support/backend.ts";
 
 const own = vxlanLease("10.5.1.0/24", "192.0.2.1");
 const peers = [2, 3, 4].map((at) => vxlanLease(`10.5.${at}.0/24`, `192.0.2.${at}`));
 
 function planOf(count: number, engine: EngineName = "kernel"): Plan {
-  const context = {
-    uplink: testUplink,
-    overlay: [parsePrefix("10.5.0.0/16")],
-    subnetLengths: { 4: 24 },
-    strict: "overlay",
-    allowSources: [],
-    latency: "auto",
-    nodeId: "",
-  } as const;
-  const backend = setUpVxlan({ type: "vxlan", options: {} }, context).open(engine);
+  const backend = setUpVxlan({ type: "vxlan", options: {} }, testContext).open(engine);
   return backend.plan(own, peers.slice(0, count), noReach).plan;
 }
 

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { parseIpAddress } from "../../../src/net/address.ts";
-import { isOneHop, noReach } from "../../../src/net/reach.ts";
-import { reachOf } from "../../support/leases.ts";
+import { isOneHop } from "../../../src/net/reach.ts";
+import { noReach, reachOf } from "../../support/backend.ts";
 
 const reach = reachOf(["192.0.2.0/24", "198.51.100.7/32", "2001:db8::/64"], ["192.0.2.128/25", "0.0.0.0/0"]);
 

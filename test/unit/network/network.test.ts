@@ -5,13 +5,13 @@ import type { Reconciler } from "../../../src/datapath/reconcile.ts";
 import type { Lease, LeaseAttributes, LeaseChange } from "../../../src/lease/lease.ts";
 import type { Keeper } from "../../../src/network/keeper.ts";
 import { type Network, openNetwork } from "../../../src/network/network.ts";
-import { noReach } from "../../../src/net/reach.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
 import type { Plan } from "../../../src/plan/plan.ts";
 import { fakeStore, updateFeed } from "../../support/fake-store.ts";
 import { testUplink, vxlanLease } from "../../support/leases.ts";
 import { manualClock, settle } from "../../support/manual-clock.ts";
 import { recordingLog } from "../../support/recording-log.ts";
+import { noReach } from "../../support/backend.ts";
 
 const minute = 60_000;
 const own = vxlanLease("10.5.1.0/24", "192.0.2.1");

@@ -3,25 +3,16 @@ import { setUpVxlan } from "../../../src/backend/vxlan.ts";
 import type { EngineName } from "../../../src/backend/backend.ts";
 import type { Lease } from "../../../src/lease/lease.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
-import { noReach } from "../../../src/net/reach.ts";
 import { diffPlans, itemKey } from "../../../src/plan/diff.ts";
 import { emptyPlan, itemDevice, type Plan, planItems, type Step } from "../../../src/plan/plan.ts";
 import { itemText, stepText } from "../../../src/plan/text.ts";
-import { reachOf, testUplink, vxlanLease } from "../../support/leases.ts";
+import { vxlanLease } from "../../support/leases.ts";
+import { noReach, reachOf, testContext } from "../../support/backend.ts";
 
 const own = vxlanLease("10.5.1.0/24", "192.0.2.1");
 
 function planFor(engine: EngineName, peers: readonly Lease[], options = {}, reach = noReach): Plan {
-  const context = {
-    uplink: testUplink,
-    overlay: [parsePrefix("10.5.0.0/16")],
-    subnetLengths: { 4: 24 },
-    strict: "overlay",
-    allowSources: [],
-    latency: "auto",
-    nodeId: "",
-  } as const;
-  return setUpVxlan({ type: "vxlan", options }, context).open(engine).plan(own, peers, reach).plan;
+  return setUpVxlan({ type: "vxlan", options }, testContext).open(engine).plan(own, peers, reach).plan;
 }
 
 /** What a machine would hold after the steps, with the kernel's rule that a link's removal takes all on it. */
