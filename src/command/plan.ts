@@ -39,11 +39,11 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
   const { backend, engine, ranges } = overlay;
   const table = createLeaseTable();
   table.apply({ kind: "snapshot", leases: await store.list(stop) });
-  const own = table.leases.find(({ attributes }) => attributes.publicIp?.equals(uplink.publicIp) === true);
+  const own = await store.findOwn(uplink.publicIp, stop);
   if (own === undefined) {
     throw new FlannelError(
       "lease/none",
-      `${store.description} has no lease for ${uplink.publicIp}`,
+      `${store.description} has no lease for ${uplink.publicIp ?? uplink.publicIpv6}`,
       {},
       { remedy: "The first start of the daemon takes one; until then there is nothing to plan" },
     );

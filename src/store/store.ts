@@ -45,6 +45,12 @@ export interface Store extends AsyncDisposable {
   /** Gives the lease back. One that is gone or another node's is no error; a reservation stays. */
   release(lease: Lease, stop: AbortSignal): Promise<void>;
 
+  /**
+   * The lease that is ours as it stands now: that of this public IP, or, where the store knows its nodes by name, that
+   * of our node. Undefined where there is none.
+   */
+  findOwn(publicIp: LeaseAttributes["publicIp"], stop: AbortSignal): Promise<Lease | undefined>;
+
   /** All leases as they stand now. */
   list(stop: AbortSignal): Promise<readonly Lease[]>;
 

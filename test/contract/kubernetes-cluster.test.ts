@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { systemClock } from "../../src/base/clock.ts";
 import { parseNetworkConfig } from "../../src/config/network.ts";
 import { leaseKey } from "../../src/lease/lease.ts";
+import { parseIpAddress } from "../../src/net/address.ts";
 import { parsePrefix } from "../../src/net/prefix.ts";
 import { openNodeAnnotator } from "../../src/store/kube/annotate.ts";
 import { openKubeOperator } from "../../src/store/kube/operator.ts";
@@ -188,6 +189,50 @@ describe("our own node", () => {
       code: "lease/annotation",
       retryable: true,
     });
+  });
+
+  test("an overwrite that comes, changes or goes shows as another lease at once; the renewal follows, and undoes", async () => {
+    const api = start();
+    api.createNode({ name: "n1", podCidrs: ["10.3.8.0/24"] });
+    const store = open(api);
+    let lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    await using watch = follow(store);
+    await watch.next();
+    const seen = async () => {
+      const update = await watch.next();
+      const [change] = update.kind === "changes" ? update.changes : [];
+      return change?.kind === "put" ? `${change.lease.attributes.publicIp}` : updateText(update);
+    };
+    for (const [overwrite, publicIp] of [
+      ["172.18.0.2", "172.18.0.2"],
+      ["172.18.0.3", "172.18.0.3"],
+      [null, "192.0.2.1"],
+    ] as const) {
+      api.annotate("n1", { [names.publicIpOverwrite]: overwrite });
+      expect(await seen()).toBe(publicIp);
+      const renewed = await store.renew(renewalOf(lease), never);
+      if (renewed.kind !== "renewed") throw new Error(renewed.kind);
+      ({ lease } = renewed);
+      expect(`${lease.attributes.publicIp}`).toBe(publicIp);
+      expect(api.getNode("n1")?.metadata.annotations?.[names.publicIp]).toBe(publicIp);
+    }
+    // What somebody else writes there shows too, also below an overwrite.
+    api.annotate("n1", { [names.publicIpOverwrite]: "172.18.0.4" });
+    expect(await seen()).toBe("172.18.0.4");
+    await store.renew(renewalOf(lease), never);
+    api.annotate("n1", { [names.publicIp]: "203.0.113.1" });
+    expect(await seen()).toBe("203.0.113.1");
+  });
+
+  test("our own lease is found by the node's name, whatever its annotations call its address", async () => {
+    const api = start();
+    const overwrite = { [names.publicIpOverwrite]: "172.18.0.2" };
+    api.createNode({ name: "n1", podCidrs: ["10.3.8.0/24"], annotations: overwrite });
+    const store = open(api);
+    expect(await store.findOwn(parseIpAddress("192.0.2.1"), never)).toBeUndefined();
+    const lease = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    for (const publicIp of [parseIpAddress("192.0.2.1"), undefined])
+      expect(await open(api).findOwn(publicIp, never)).toEqual(lease);
   });
 
   test("its name is NODE_NAME's, else that of the pod's node; nothing or nonsense is a mistake", async () => {

@@ -147,6 +147,16 @@ export function storeContract(
     );
   };
 
+  property("our own lease is found once it is there, beside others", async (world) => {
+    const store = world.open();
+    const publicIp = parseIpAddress("1.2.3.4");
+    expect(await store.findOwn(publicIp, never)).toBeUndefined();
+    acquired(await store.acquire(requestFor("1.2.3.5"), never));
+    const lease = acquired(await store.acquire(requestFor("1.2.3.4"), never));
+    const found = await store.findOwn(publicIp, never);
+    expect([found?.subnets, found?.attributes]).toEqual([lease.subnets, lease.attributes]);
+  });
+
   property("the network configuration is absent, then given verbatim", async (world) => {
     const store = world.open();
     expect(await store.readNetworkConfig(never)).toBeUndefined();

@@ -288,6 +288,17 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
     expect(report?.peers[0]?.publicIp).toBe("10.77.0.202");
     expect((await daemons[1].report()).peers[0]?.publicIp).toBe("192.0.2.77");
     expect((await daemons[1].report()).uplink?.publicIp).toBe("10.77.0.202");
+    const planned = await net.run(daemons[0], "plan");
+    expect([planned.code, planned.output]).toEqual([0, expect.stringMatching(/^# \d+ changes, engine /m)]);
+    // A change is published at once, and so is the end of it.
+    for (const [overwrite, told] of [
+      ["192.0.2.78", "192.0.2.78"],
+      [null, hostOf(net, 1).address],
+    ] as const) {
+      await kube.call("annotate", "node-1", { [`${prefix}public-ip-overwrite`]: overwrite });
+      const seen = async () => (await daemons[1].report()).peers[0]?.publicIp === told;
+      await until(`told ${told}`, seen);
+    }
   }, 60_000);
 
   test("leases in etcd, nodes annotated: as soon as the device is there, and again for a node made anew", async () => {

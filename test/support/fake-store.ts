@@ -15,6 +15,7 @@ export function fakeStore(answers: Partial<Store>): Store {
     signOff: refuse("signOff"),
     attests: async () => true,
     release: refuse("release"),
+    findOwn: refuse("findOwn"),
     list: refuse("list"),
     watch: refuse("watch"),
     [Symbol.asyncDispose]: refuse("dispose"),

@@ -207,6 +207,7 @@ export const kubeDiffers: Readonly<Record<string, string>> = {
   "a lease is one key with flannel's exact value, a term, and gone after release": noTerm,
   "the previous subnet is taken again while it is free, in range and of the right length": given,
   "a changed network gives a subnet of the new range and the old lease back": given,
+  "our own lease is found once it is there, beside others": named,
   "a network without IPv4 is refused by name": "annotations have a form for IPv6 alone",
   "a range without a free subnet is an answer, and a reservation counts as leased": given,
   "a reservation for this node is used and stays a reservation": noTerm,

@@ -1,10 +1,10 @@
 import { FlannelError } from "../../base/error.ts";
-import type { LeaseUpdate } from "../../lease/lease.ts";
+import type { Lease, LeaseUpdate } from "../../lease/lease.ts";
 import type { Store } from "../store.ts";
 import { acquireLease } from "./acquire.ts";
 import { type EtcdApi, openEtcdApi } from "./api.ts";
 import type { EtcdStoreOptions } from "./context.ts";
-import { leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
+import { type EtcdContext, leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
 import { readNodeEntry } from "./node-entry.ts";
 import { releaseLease, renewLease, signOff } from "./renew.ts";
 import { watchLeases } from "./watch.ts";
@@ -43,15 +43,13 @@ export function openEtcdStore(options: EtcdStoreOptions): Store {
 
     release: async (lease, stop) => releaseLease(await api.context(stop), lease, stop),
 
-    async list(stop) {
-      const context = await api.context(stop);
-      const { entries: stored } = await context.client.list(context.layout.subnets, stop);
-      const entries = stored
-        .map((entry) => parseLeaseEntry(context, entry))
-        .filter((entry) => entry !== undefined);
-      const expiryOf = await readExpiries(context, entries, stop);
-      return entries.map((entry) => leaseOf(entry, expiryOf(entry))).filter((lease) => lease !== undefined);
+    async findOwn(publicIp, stop) {
+      if (publicIp === undefined) return undefined;
+      const leases = await listLeases(await api.context(stop), stop);
+      return leases.find(({ attributes }) => attributes.publicIp?.equals(publicIp) === true);
     },
+
+    list: async (stop) => listLeases(await api.context(stop), stop),
 
     watch: (stop) => watchOnceFound(api, options, stop),
 
@@ -59,6 +57,15 @@ export function openEtcdStore(options: EtcdStoreOptions): Store {
       api.close();
     },
   };
+}
+
+async function listLeases(context: EtcdContext, stop: AbortSignal): Promise<Lease[]> {
+  const { entries: stored } = await context.client.list(context.layout.subnets, stop);
+  const entries = stored
+    .map((entry) => parseLeaseEntry(context, entry))
+    .filter((entry) => entry !== undefined);
+  const expiryOf = await readExpiries(context, entries, stop);
+  return entries.map((entry) => leaseOf(entry, expiryOf(entry))).filter((lease) => lease !== undefined);
 }
 
 /** The watch itself says what is amiss with etcd; until then whoever reads the configuration does. */

@@ -3,6 +3,7 @@ import { type Lease, type LeaseChange, leaseKey, type LeaseSubnets } from "../..
 import { sameAttributes } from "../../lease/table.ts";
 import { type AnnotationNames, type Families, readNode } from "./codec.ts";
 import type { KubeNode } from "./node.ts";
+import type { Published } from "./published.ts";
 import type { NodeChange } from "./watch.ts";
 
 /** Our own node: it is told of only with the subnets that we have taken, once we have. */
@@ -17,6 +18,8 @@ export interface LeaseReaderContext {
   /** Which families count; undefined while that is not known. */
   readonly families: () => Families | undefined;
   readonly own: () => OwnNode;
+  /** Shows our own lease as it is to be published, so that a change of what overwrites it is one of the lease. */
+  readonly published: Pick<Published, "shown">;
 }
 
 /** A node's last lease that could be read. */
@@ -31,7 +34,7 @@ interface Holder {
 const complaintsMax = 1_000;
 
 /** Turns nodes into leases, remembering the last readable one of every node. */
-export function createLeaseReader({ names, log, families, own }: LeaseReaderContext) {
+export function createLeaseReader({ names, log, families, own, published }: LeaseReaderContext) {
   const holders = new Map<string, Holder>();
   const bySubnet = new Map<string, Map<string, Holder>>();
   const shown = new Map<string, Lease>();
@@ -50,7 +53,12 @@ export function createLeaseReader({ names, log, families, own }: LeaseReaderCont
     const reading = readNode(node, names, families());
     if (reading.kind === "unmanaged") return undefined;
     const { uid, createdAt, name } = node;
-    if (reading.kind === "lease") return { uid, createdAt, name, lease: reading.lease };
+    if (reading.kind === "lease") {
+      const { lease } = reading;
+      if (name !== own().name) return { uid, createdAt, name, lease };
+      const attributes = published.shown(lease.attributes, node.annotations);
+      return { uid, createdAt, name, lease: { ...lease, attributes } };
+    }
     complain(name, reading.reason);
     return before?.uid === uid ? before : undefined;
   };

@@ -10,13 +10,13 @@ import {
   noAnnotations,
   nodeSubnets,
   outsideNetwork,
-  overwritten,
   readNode,
 } from "./codec.ts";
 import { openConditionKeeper } from "./condition.ts";
 import { type KubeContext, type KubeOptions, openKubeContext } from "./context.ts";
 import { createLeaseReader } from "./lease-reader.ts";
 import { type KubeNode, parseNode } from "./node.ts";
+import { createPublished } from "./published.ts";
 import { watchNodes } from "./watch.ts";
 
 export interface KubeStoreOptions extends KubeOptions {
@@ -46,6 +46,7 @@ export function openKubeStore(options: KubeStoreOptions): Store {
     name: undefined,
     subnets: undefined,
   };
+  const published = createPublished(names);
   let network: NetworkConfig | undefined;
   let hasAnswered = false;
 
@@ -72,7 +73,7 @@ export function openKubeStore(options: KubeStoreOptions): Store {
 
   const openReader = () => {
     const written = tryParse(netConfig);
-    return createLeaseReader({ names, log, families: () => network ?? written, own: () => own });
+    return createLeaseReader({ names, log, families: () => network ?? written, own: () => own, published });
   };
 
   return {
@@ -109,7 +110,7 @@ export function openKubeStore(options: KubeStoreOptions): Store {
         return { kind: "taken", owner: `the pod CIDR of node ${node.name} is ${leaseKey(subnets)} now` };
       const reading = readNode(node, names, request.network);
       const existing = reading.kind === "lease" ? reading.lease : undefined;
-      const attributes = overwritten(request.attributes(existing), node.annotations, names);
+      const attributes = published.wanted(request.attributes(existing), node.annotations);
       await publish(node, attributes, stop);
       const lease = take(node, { subnets, attributes, expiresAt: undefined });
       const how = existing === undefined ? "allocated" : "own";
@@ -132,7 +133,7 @@ export function openKubeStore(options: KubeStoreOptions): Store {
           },
         );
       }
-      const wanted = overwritten(attributes, node.annotations, names);
+      const wanted = published.wanted(attributes, node.annotations);
       await publish(node, wanted, stop);
       const renewed = take(node, { subnets, attributes: wanted, expiresAt: undefined });
       return { kind: "renewed", lease: renewed, heldUntil: heldUntil() };
@@ -152,6 +153,13 @@ export function openKubeStore(options: KubeStoreOptions): Store {
       const patch = annotationPatch(node.annotations, noAnnotations(names));
       if (patch !== undefined) await client.patchNodeStatus(node.name, patch, stop);
       own.subnets = undefined;
+    },
+
+    /** The node's name says it, whatever address its annotations name. */
+    async findOwn(_publicIp, stop) {
+      const node = await context.ownNode(stop);
+      const reading = node && readNode(node, names, network ?? tryParse(netConfig));
+      return reading?.kind === "lease" ? reading.lease : undefined;
     },
 
     async list(stop) {

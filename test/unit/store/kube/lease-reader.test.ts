@@ -1,3 +1,4 @@
+import { createPublished } from "../../../../src/store/kube/published.ts";
 import { expect, test } from "bun:test";
 import { silentLog } from "../../../../src/base/log.ts";
 import { type LeaseSubnets, leaseKey } from "../../../../src/lease/lease.ts";
@@ -27,7 +28,8 @@ function nodeOf(name: string, at: number, publicIp: string, uid = name): KubeNod
 }
 
 function readerWith(own: OwnNode = { name: undefined, subnets: undefined }) {
-  return createLeaseReader({ names, log: silentLog, families: () => undefined, own: () => own });
+  const published = createPublished(names);
+  return createLeaseReader({ names, log: silentLog, families: () => undefined, own: () => own, published });
 }
 
 const shown = (table: ReturnType<typeof createLeaseTable>) =>
