@@ -51,6 +51,12 @@ export function remember(
   }
 }
 
+/** The lease that was this node's when it was saved at `path`, whatever address it had then. */
+export function rememberedLease(path: string, node: NodeIdentity, log: Log): Lease | undefined {
+  const snapshot = readSnapshot(path, log);
+  return snapshot?.nodeId === node.id ? snapshot.own : undefined;
+}
+
 /** @throws Error where our address is another than it was; not every backend publishes the IPv6 one */
 function refuseMoved({ subnets, attributes }: Lease, uplink: RememberContext["uplink"]): void {
   for (const { family } of subnetsOf(subnets)) {

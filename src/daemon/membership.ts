@@ -12,7 +12,7 @@ import type { Descriptors, NamedDescriptor } from "../native/ports.ts";
 import { type Keeper, type KeeperContext, openKeeper, resumeKeeper } from "../network/keeper.ts";
 import { type FoundNetwork, waitForNetworkConfig } from "../network/network-config.ts";
 import { decideOverlay, kernelScope, type Overlay } from "../overlay.ts";
-import { remember, type Remembered } from "../remembered.ts";
+import { remember, type Remembered, rememberedLease } from "../remembered.ts";
 import type { Station } from "./station.ts";
 
 /** Our place in the network: its configuration, what that means on this host, and our lease. */
@@ -91,6 +91,7 @@ export async function joinNetwork(
       publicIp: uplink.publicIp,
       node,
       previous: readSubnetEnv(config.host.subnetFile),
+      remembered: assigned ? undefined : rememberedLease(path, node, log),
     },
     get renewMarginMs() {
       return live.current.store.renewMargin * 60_000;

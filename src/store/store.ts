@@ -18,8 +18,8 @@ export interface Store extends AsyncDisposable {
   createNetworkConfig(document: string, stop: AbortSignal): Promise<boolean>;
 
   /**
-   * Takes a lease: the one that already carries our public IP, else `previous` while it is free, else a free
-   * subnet of the range. A lost race picks again. Repeating it gives the same lease. Says beside it who we
+   * Takes a lease: the one that already carries our public IP, else the one that we held under another address,
+   * else `previous` while it is free, else a free subnet of the range. A lost race picks again. Repeating it gives the same lease. Says beside it who we
    * are; where that is said by nobody, a lease of our public IP is taken over.
    * @throws FlannelError also `lease/owned` where another node that is alive has our public IP,
    * `store/contended` (retryable) after many lost races, and `network/ipv6-only`, `network/no-public-ipv4`
@@ -77,6 +77,11 @@ export interface AcquireRequest {
   readonly node: NodeIdentity;
   /** What we held last time, from subnet.env. */
   readonly previous: LeaseSubnets | undefined;
+  /**
+   * The lease that this host held when it last ran, as it saved it. Where it provably still is ours and only our
+   * address is another, it goes with us.
+   */
+  readonly remembered?: Lease | undefined;
   /** Nothing but these subnets will do. */
   readonly exactly?: LeaseSubnets;
 }
@@ -85,7 +90,7 @@ export type AcquireResult =
   | {
       readonly kind: "acquired";
       readonly lease: Lease;
-      readonly how: "own" | "previous" | "allocated";
+      readonly how: "own" | "moved" | "previous" | "allocated";
       readonly heldUntil: Date;
     }
   /** Every subnet between SubnetMin and SubnetMax overlaps a lease. */

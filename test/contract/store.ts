@@ -453,6 +453,103 @@ export function storeContract(
     },
   );
 
+  const movedTo = (publicIp: string, remembered: Lease, more: Partial<AcquireRequest> = {}) =>
+    requestFor(publicIp, { node: nodeOf("192.0.2.1"), remembered, ...more });
+  const endings = ["killed", "stopped"] as const;
+  const end = async (store: Store, how: (typeof endings)[number]) => {
+    if (how === "stopped") await store.signOff(parseIpAddress("192.0.2.1"), nodeOf("192.0.2.1"), never);
+  };
+
+  property("a node that comes back under another address keeps its subnet and its VTEP", async (world) => {
+    const store = world.open();
+    for (const how of endings) {
+      const remembered = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+      await end(store, how);
+      let existing: Lease | undefined;
+      const attributes = (found: Lease | undefined) => {
+        existing = found;
+        return attributesOf("192.0.2.2");
+      };
+      const result = await store.acquire(movedTo("192.0.2.2", remembered, { attributes }), never);
+      expect(result).toMatchObject({ how: "moved", lease: { subnets: remembered.subnets } });
+      expect(existing?.attributes).toEqual(remembered.attributes);
+      const key = leaseKey(remembered.subnets);
+      expect(await world.get(key)).toEqual({ value: valueOf("192.0.2.2"), lapses: true });
+      expect(await world.getNode("192.0.2.1")).toBeUndefined();
+      expect((await world.getNode("192.0.2.2"))?.value).toContain(`"id-of-192.0.2.1","name":`);
+      expect(await store.list(never)).toHaveLength(1);
+      await store.release(acquired(result), never);
+    }
+  });
+
+  property("a node that has a lease of its new address gives the old one back", async (world) => {
+    const store = world.open();
+    for (const how of endings) {
+      const remembered = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+      await end(store, how);
+      await world.put("10.3.5.0-24", valueOf("192.0.2.2"), 100);
+      const result = await store.acquire(movedTo("192.0.2.2", remembered), never);
+      expect(result).toMatchObject({ how: "own", lease: { subnets: { ipv4: parsePrefix("10.3.5.0/24") } } });
+      expect(await world.get(leaseKey(remembered.subnets))).toBeUndefined();
+      expect(await world.getNode("192.0.2.1")).toBeUndefined();
+      await store.release(acquired(result), never);
+    }
+  });
+
+  property(
+    "a moved node whose subnet does not fit the network gives it back and draws another",
+    async (world) => {
+      const store = world.open();
+      const remembered = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+      const other = parseNetworkConfig('{"Network":"10.77.0.0/16"}');
+      const result = await store.acquire(movedTo("192.0.2.2", remembered, { network: other }), never);
+      expect(result).toMatchObject({ how: "allocated" });
+      expect(await store.list(never)).toHaveLength(1);
+      expect(await world.getNode("192.0.2.1")).toBeUndefined();
+    },
+  );
+
+  property("a moved node takes no lease that may be somebody else's by now", async (world) => {
+    const store = world.open();
+    const own = valueOf("192.0.2.1");
+    const cases: Record<string, (key: string) => Promise<void>> = {
+      "written by a stock node with the same value": async (key) => await world.put(key, own, 100),
+      "with another VTEP": async (key) =>
+        await world.put(key, valueOf("192.0.2.1", "02:00:00:00:00:42"), 100),
+      "of another address": async (key) => await world.put(key, valueOf("192.0.2.9"), 100),
+      "a reservation": async (key) => await world.put(key, own),
+      "of another node at the old address": async () => await world.putNode("192.0.2.1", strangerValue, 100),
+      "beside which nobody can read what stands": async () => await world.putNode("192.0.2.1", "{", 100),
+    };
+    for (const [which, change] of Object.entries(cases)) {
+      for (const how of endings) {
+        const remembered = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+        const key = leaseKey(remembered.subnets);
+        await end(store, how);
+        await change(key);
+        const [before, holder] = [await world.get(key), await world.getNode("192.0.2.1")];
+        const result = await store.acquire(movedTo("192.0.2.2", remembered), never);
+        expect([which, result]).toMatchObject([which, { how: "allocated" }]);
+        expect([which, await world.get(key), await world.getNode("192.0.2.1")]).toEqual([
+          which,
+          before,
+          holder,
+        ]);
+        await store.release(acquired(result), never);
+        await world.delete(key);
+        await world.deleteNode("192.0.2.1");
+      }
+    }
+  });
+
+  property("the same node id alone moves no lease: a clone's may be alive", async (world) => {
+    const store = world.open();
+    const first = acquired(await store.acquire(requestFor("192.0.2.1"), never));
+    const clone = requestFor("192.0.2.2", { node: nodeOf("192.0.2.1"), previous: first.subnets });
+    expect(await store.acquire(clone, never)).toMatchObject({ how: "allocated" });
+    expect(await store.list(never)).toHaveLength(2);
+  });
+
   property(
     "who has a public IP is attested until the key is gone or another's; renewing says it again",
     async (world) => {

@@ -159,12 +159,18 @@ describe.skipIf(refused !== undefined)("leftovers", () => {
 
       // The host moves to another address: the lease's public IP changes with the device's local one.
       await daemon.child.end();
-      // Left there, the old lease would be that of a peer with our MAC.
-      await net.etcd("del", "--prefix", "/coreos.com/network/subnets/");
       await ip(own, "address", "add", "10.77.0.101/24", "dev", "eth0");
       const moved = net.startDaemon(own, { engine, uplink: 'interface = ["10.77.0.101"]' });
-      // Its lease under the old address may be a peer's to it until the term ends.
-      await moved.settled();
+      // Its lease goes with it, and nothing is left under the old address.
+      expect((await moved.settled()).lease).toMatchObject({
+        subnets: before.lease?.subnets,
+        vtepMac: before.lease?.vtepMac,
+      });
+      const keys = await net.etcd("get", "--prefix", "--keys-only", "/coreos.com/network/");
+      const lease = `subnets/${before.lease?.subnets[0]?.replace("/", "-")}`;
+      expect(keys.split(/\s+/).filter(Boolean)).toEqual(
+        ["config", "nodes/10.77.0.101", lease].map((key) => `/coreos.com/network/${key}`),
+      );
       const known = async (wanted: boolean) => {
         for (const deadline = Date.now() + 15_000; ; await Bun.sleep(50)) {
           const report = await moved.settled();

@@ -221,6 +221,11 @@ export const kubeDiffers: Readonly<Record<string, string>> = {
   "renewing after another node took our public IP over is a conflict that names it": named,
   "a conflict over the subnet names the other node where it says who it is": named,
   "a node that signs off leaves its lease and lets another take over; another's word stays": named,
+  "a node that comes back under another address keeps its subnet and its VTEP": named,
+  "a node that has a lease of its new address gives the old one back": named,
+  "a moved node whose subnet does not fit the network gives it back and draws another": named,
+  "a moved node takes no lease that may be somebody else's by now": named,
+  "the same node id alone moves no lease: a clone's may be alive": named,
   "who has a public IP is attested until the key is gone or another's; renewing says it again": named,
   "who holds a reservation is said with a term, and renewed; the reservation has none": named,
   "a renewal may publish something else; from then on that is what is ours":

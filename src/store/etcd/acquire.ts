@@ -5,6 +5,7 @@ import type { IpAddress } from "../../net/address.ts";
 import type { AcquireRequest, AcquireResult } from "../store.ts";
 import { parseSubnetKey } from "./codec.ts";
 import { type EtcdContext, type LeaseEntry, leaseOf, parseLeaseEntry, readExpiries } from "./lease-entry.ts";
+import { findMoved, type MovedLease, releaseMoved } from "./moved.ts";
 import { holderText, type NodeEntry, readNodeEntry } from "./node-entry.ts";
 import { ownerText, releaseLease } from "./renew.ts";
 import type { KeyValue } from "./wire.ts";
@@ -56,10 +57,12 @@ async function tryAcquire(
   const fitting = own.find(({ subnets }) =>
     exactly === undefined ? isCompatible(network, subnets) : leaseKey(subnets) === leaseKey(exactly),
   );
-  const existing = fitting ?? own[0];
+  const moved = await findMoved(context, leases, request, stop);
+  const movable = moved !== undefined && isCompatible(network, moved.entry.subnets) ? moved : undefined;
+  const existing = fitting ?? movable?.entry ?? own[0];
   const attributes = request.attributes(await readLease(context, existing, stop));
   const acquire = async (
-    how: "own" | "previous" | "allocated",
+    how: "own" | "moved" | "previous" | "allocated",
     write: { subnets: LeaseSubnets; ifRevision: bigint; reserved: boolean; asItStands?: boolean },
     outdated: readonly string[],
   ): Promise<AcquireResult | undefined> => {
@@ -77,7 +80,9 @@ async function tryAcquire(
       reserved &&
       fitting.attributes !== undefined &&
       context.encodeValue(fitting.attributes) === context.encodeValue(attributes);
-    return acquire("own", { subnets, ifRevision, reserved, asItStands }, [leaseId]);
+    const result = await acquire("own", { subnets, ifRevision, reserved, asItStands }, [leaseId]);
+    if (result !== undefined && moved !== undefined) await giveBack(context, moved, stop);
+    return result;
   }
   if (exactly !== undefined) {
     const blocker = stored.find(({ key }) => {
@@ -104,6 +109,22 @@ async function tryAcquire(
     outdated.push(leaseId);
   }
 
+  if (movable !== undefined) {
+    const { subnets, revision: ifRevision, leaseId, attributes: was } = movable.entry;
+    const result = await acquire("moved", { subnets, ifRevision, reserved: false }, [...outdated, leaseId]);
+    if (result === undefined) return undefined;
+    log.info("our address has changed: our lease goes with it", {
+      ...{ subnet: leaseKey(subnets), was: `${was?.publicIp}`, is: `${publicIp}` },
+    });
+    await releaseMoved(context, movable, "holder", stop);
+    return result;
+  }
+  if (moved !== undefined) {
+    // It does not fit the network any more.
+    if (!(await giveBack(context, moved, stop))) return undefined;
+    deleted.add(moved.entry.key);
+  }
+
   const taken = takenSubnets(stored.filter(({ key }) => !deleted.has(key)));
   const previous = usablePrevious(request, taken);
   const subnets = previous ?? allocateSubnets(network, taken, context.random);
@@ -119,6 +140,12 @@ async function tryAcquire(
   });
   await releaseLease(context, result.lease, stop);
   return undefined;
+}
+
+async function giveBack(context: EtcdContext, moved: MovedLease, stop: AbortSignal): Promise<boolean> {
+  const { key, attributes } = moved.entry;
+  context.log.info("the lease of our address before is given back", { key, was: `${attributes?.publicIp}` });
+  return await releaseMoved(context, moved, "lease", stop);
 }
 
 /**
