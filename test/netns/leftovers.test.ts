@@ -115,6 +115,61 @@ describe.skipIf(refused !== undefined)("leftovers", () => {
     await daemon.ready(1);
   });
 
+  const stale = {
+    "over another gateway": ["via", "10.77.0.254"],
+    "over another device": ["dev", "lo"],
+  };
+  const modes = ["host-gw", "DirectRouting"] as const;
+  test.each(
+    modes.flatMap((mode) => Object.entries(stale).map(([which, words]) => [mode, which, words] as const)),
+  )(
+    "%s: a route %s that carries our mark is one of our own last run: replaced, and removed with the lease",
+    async (mode, _, words) => {
+      open = await openTestOverlay(2);
+      const net = open;
+      const [own, peer] = [hostOf(net, 1), hostOf(net, 2)];
+      const type = mode === "host-gw" ? "host-gw" : "vxlan";
+      const backend = { Type: type, ...(type === "vxlan" && { DirectRouting: true }) };
+      const dual = { EnableIPv6: true, IPv6Network: "fd00:99::/48" };
+      const network = { Network: "10.99.0.0/16", ...dual, Backend: backend };
+      await net.etcd("put", "/coreos.com/network/config", JSON.stringify(network));
+      for (const { namespace, number } of [own, peer])
+        await runProgram([
+          "ip",
+          "-n",
+          namespace,
+          ...`address add fd00:77::${number}/64 dev eth0 nodad`.split(" "),
+        ]);
+      const data = { VNI: 1, VtepMAC: mac };
+      const value = {
+        ...{ PublicIP: peer.address, PublicIPv6: "fd00:77::2", BackendType: type },
+        ...(type === "vxlan" && { BackendData: data, BackendV6Data: data }),
+      };
+      const key = "/coreos.com/network/subnets/10.99.12.0-24&fd00:99:0:12::-64";
+      await net.etcd("put", key, JSON.stringify(value));
+      const wordsV6 = words.map((word) => word.replace("10.77.0.", "fd00:77::"));
+      for (const gone of ["10.99.12.0/24", "10.99.13.0/24"])
+        await ip(own, "route", "add", gone, "proto", "241", ...words);
+      for (const gone of ["fd00:99:0:12::/64", "fd00:99:0:13::/64"])
+        await ip(own, "-6", "route", "add", gone, "proto", "241", ...wordsV6);
+
+      await net.startDaemon(own, { engine: "auto" }).ready(1);
+      const ours = async () =>
+        (await Promise.all(["-4", "-6"].map((family) => ip(own, family, "route", "show", "proto", "241"))))
+          .join("")
+          .split("\n")
+          .filter((line) => /10.99.1[23]|fd00:99:0:1[23]/.test(line))
+          .map((line) => line.trim().replace(/ metric.*| proto 241/g, ""));
+      expect(await ours()).toEqual([
+        `10.99.12.0/24 via ${peer.address} dev eth0`,
+        "fd00:99:0:12::/64 via fd00:77::2 dev eth0",
+      ]);
+      await net.etcd("del", key);
+      for (let tries = 0; tries < 200 && (await ours()).length > 0; tries++) await Bun.sleep(50);
+      expect(await ours()).toEqual([]);
+    },
+  );
+
   test.each(["kernel", "userspace"] as const)(
     "%s: another port, VNI or uplink address makes the device anew, its MAC stays; what is missing stalls nothing",
     async (engine) => {
