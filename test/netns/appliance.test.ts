@@ -5,6 +5,7 @@ import { runProgram } from "../../src/demo/process.ts";
 import { etcdProgram } from "../support/etcd.ts";
 import {
   type Daemon,
+  hostOf,
   openTestOverlay,
   overlayRefused,
   ping,
@@ -37,12 +38,6 @@ describe.skipIf(refused !== undefined)("appliance", () => {
       [],
     );
   });
-
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
-  };
 
   /** etcdctl of either API, as the guides use it. */
   const etcdctl = async (net: TestOverlay, api: "v2" | "v3", ...args: string[]) => {

@@ -5,10 +5,12 @@ import { runProgram } from "../../src/demo/process.ts";
 import type { StatusReport } from "../../src/status/report.ts";
 import {
   type Daemon,
+  hostOf,
   openTestOverlay,
   overlayRefused,
   ping,
   pingAnswered,
+  pingEachOther,
   type TestOverlay,
   transfer,
   vtepAddress,
@@ -34,11 +36,6 @@ describe.skipIf(refused !== undefined)("backends", () => {
     open = undefined;
   });
 
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
-  };
   const ip = ({ namespace }: { namespace: string }, ...args: string[]) =>
     runProgram(["ip", "-n", namespace, ...args]);
   const subnetOf = (report: StatusReport, family: 4 | 6 = 4): string =>
@@ -234,8 +231,7 @@ describe.skipIf(refused !== undefined)("backends", () => {
       expect(await routeSoon(a, subnets[1] ?? "", direct)).toBe(direct);
       expect(await routeSoon(a, subnets[2] ?? "", tunnelled)).toBe(tunnelled);
       const ends = reports.map((report, at) => ({ host: hostOf(net, at + 1), address: vtepAddress(report) }));
-      for (const from of ends)
-        for (const to of ends) if (from !== to) await ping(from.host, to.address, ["-I", from.address]);
+      await pingEachOther(ends);
       const [first, second, third] = ends as [(typeof ends)[0], (typeof ends)[0], (typeof ends)[0]];
       for (const to of [second, third]) expect((await transfer(net.lab, first, to)).intact).toBe(true);
 

@@ -11,6 +11,7 @@ import { iptablesVerdict } from "../support/firewall-rules.ts";
 import {
   binary,
   type Daemon,
+  hostOf,
   openTestOverlay,
   overlayRefused,
   type TestOverlay,
@@ -41,11 +42,6 @@ describe.skipIf(refused !== undefined)("firewall", () => {
     open = await openTestOverlay(hosts);
     await open.etcd("put", "/coreos.com/network/config", networkJson);
     return open;
-  };
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
   };
   /** A directory where `iptables` and its like are of one variant. */
   const pathFor = ({ lab }: TestOverlay, variant: Variant): string => {

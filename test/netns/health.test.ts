@@ -6,7 +6,14 @@ import { inside } from "../../src/demo/lab.ts";
 import { tryProgram } from "../../src/demo/process.ts";
 import { openCertificates } from "../support/certificates.ts";
 import { parseExposition } from "../support/exposition.ts";
-import { openTestOverlay, overlayRefused, ping, type TestOverlay, vtepAddress } from "../support/overlay.ts";
+import {
+  hostOf,
+  openTestOverlay,
+  overlayRefused,
+  ping,
+  type TestOverlay,
+  vtepAddress,
+} from "../support/overlay.ts";
 
 const refused = overlayRefused();
 if (refused !== undefined) console.warn(`SKIPPED test/netns/health.test.ts: ${refused}`);
@@ -22,11 +29,6 @@ describe.skipIf(refused !== undefined)("health", () => {
     open = undefined;
   });
   const overlay = async (hosts: number): Promise<TestOverlay> => (open = await openTestOverlay(hosts));
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
-  };
 
   /** What the host itself is answered: status, then body. */
   const get = async ({ namespace }: LabHost, path: string, port = 8081): Promise<string> => {

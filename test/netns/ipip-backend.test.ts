@@ -8,9 +8,11 @@ import { openCapture } from "../support/capture.ts";
 import { kernelHasIpip } from "../support/ipip.ts";
 import {
   type Daemon,
+  hostOf,
   openTestOverlay,
   overlayRefused,
   ping,
+  pingEachOther,
   pingSeries,
   type TestOverlay,
   transfer,
@@ -35,11 +37,6 @@ describe.skipIf(refused !== undefined)("the ipip backend", () => {
     await open.etcd("put", "/coreos.com/network/config", network);
     return open;
   };
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
-  };
   const ip = ({ namespace }: LabHost, words: string) =>
     runProgram(["ip", "-n", namespace, ...words.split(" ")]);
   const start = (net: TestOverlay, number: number) =>
@@ -54,13 +51,7 @@ describe.skipIf(refused !== undefined)("the ipip backend", () => {
     const reports = await Promise.all(daemons.map((daemon) => daemon.ready(2)));
     expect(reports[0]?.engine).toMatchObject({ name: "userspace", device: "flannel.ipip" });
     const ends = daemons.map(({ host }, at) => ({ host, address: vtepAddress(reports[at] as StatusReport) }));
-    for (const from of ends)
-      for (const to of ends) {
-        if (from === to) continue;
-        await ping(from.host, to.address, ["-I", from.address]);
-        // The largest packet that needs no fragments: 1480 less IP and ICMP headers.
-        await ping(from.host, to.address, ["-I", from.address, "-M", "do", "-s", "1452"]);
-      }
+    await pingEachOther(ends, 1480);
     const [a, b, c] = ends as [(typeof ends)[0], (typeof ends)[0], (typeof ends)[0]];
     for (const [from, to] of [
       [a, b],

@@ -1,11 +1,12 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { inside, type LabHost } from "../../src/demo/lab.ts";
+import { inside } from "../../src/demo/lab.ts";
 import { type KubeProcess, startKubeProcess } from "../support/kube-process.ts";
 import {
   type Daemon,
   type DaemonOptions,
+  hostOf,
   openTestOverlay,
   overlayRefused,
   ping,
@@ -34,12 +35,6 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
     const kube = await startKubeProcess(net.lab);
     writeFileSync(join(net.lab.directory, "net-conf.json"), netConf);
     return { net, kube };
-  };
-
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
   };
 
   /** A daemon whose node is `node-N`, with its leases in the nodes. */

@@ -6,11 +6,12 @@ import { runProgram } from "../../src/demo/process.ts";
 import type { StatusReport } from "../../src/status/report.ts";
 import {
   type Daemon,
+  hostOf,
   openTestOverlay,
   overlayRefused,
   ping,
-  pingSeries,
   pingAnswered,
+  pingSeries,
   type TestOverlay,
   vtepAddress,
 } from "../support/overlay.ts";
@@ -38,11 +39,6 @@ describe.skipIf(refused !== undefined)("lease", () => {
     expect(left.filter((name) => name.startsWith("fl-t") && name.includes(`-${process.pid}-`))).toEqual([]);
   });
 
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
-  };
   const keyOf = ({ lease }: StatusReport) => (lease?.subnets[0] ?? "").replace("/", "-");
   const subnetKey = (report: StatusReport) => `${prefix}/subnets/${keyOf(report)}`;
   const valueAt = async (net: TestOverlay, key: string) =>

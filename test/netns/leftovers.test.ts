@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import type { LabHost } from "../../src/demo/lab.ts";
 import { runProgram } from "../../src/demo/process.ts";
 import { trafficThrough } from "../support/live-traffic.ts";
-import { openTestOverlay, overlayRefused, pingSeries, type TestOverlay } from "../support/overlay.ts";
+import { hostOf, openTestOverlay, overlayRefused, pingSeries, type TestOverlay } from "../support/overlay.ts";
 
 const refused = overlayRefused();
 if (refused !== undefined) console.warn(`SKIPPED test/netns/leftovers.test.ts: ${refused}`);
@@ -16,11 +16,6 @@ describe.skipIf(refused !== undefined)("leftovers", () => {
     open = undefined;
   });
 
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
-  };
   const ip = ({ namespace }: LabHost, ...args: string[]) => runProgram(["ip", "-n", namespace, ...args]);
 
   const backends = [

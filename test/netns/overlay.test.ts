@@ -6,6 +6,7 @@ import { runProgram, tryProgram } from "../../src/demo/process.ts";
 import {
   binary,
   type Daemon,
+  hostOf,
   openTestOverlay,
   overlayRefused,
   ping,
@@ -44,12 +45,6 @@ describe.skipIf(refused !== undefined)("overlay", () => {
       existsSync("/run/netns") ? readdirSync("/run/netns").filter((name) => labOfOurs.test(name)) : [],
     ).toEqual([]);
   });
-
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
-  };
 
   test.each([
     ["userspace", "userspace"],

@@ -8,10 +8,12 @@ import type { StatusReport } from "../../src/status/report.ts";
 import { openCapture } from "../support/capture.ts";
 import {
   type Daemon,
+  hostOf,
   openTestOverlay,
   overlayRefused,
   ping,
   pingAnswered,
+  pingEachOther,
   pingSeries,
   type TestOverlay,
   transfer,
@@ -35,11 +37,6 @@ describe.skipIf(refused !== undefined)("the udp backend", () => {
     open = await openTestOverlay(hosts);
     await open.etcd("put", "/coreos.com/network/config", network);
     return open;
-  };
-  const hostOf = ({ lab }: TestOverlay, number: number): LabHost => {
-    const host = lab.hosts[number - 1];
-    if (host === undefined) throw new Error(`no host ${number}`);
-    return host;
   };
   const ip = ({ namespace }: LabHost, words: string) =>
     runProgram(["ip", "-n", namespace, ...words.split(" ")]);
@@ -66,13 +63,7 @@ describe.skipIf(refused !== undefined)("the udp backend", () => {
     expect(own.engine).toMatchObject({ name: "userspace", device: "flannel0" });
     expect(own.network).toMatchObject({ backend: "udp", mtuBytes: 1472 });
     const ends = daemons.map(({ host }, at) => ({ host, address: vtepAddress(reports[at] as StatusReport) }));
-    for (const from of ends)
-      for (const to of ends) {
-        if (from === to) continue;
-        await ping(from.host, to.address, ["-I", from.address]);
-        // The largest packet that needs no fragments: 1472 less IP and ICMP headers.
-        await ping(from.host, to.address, ["-I", from.address, "-M", "do", "-s", "1444"]);
-      }
+    await pingEachOther(ends, 1472);
     const [a, b, c] = ends as [(typeof ends)[0], (typeof ends)[0], (typeof ends)[0]];
     for (const [from, to] of [
       [a, c],

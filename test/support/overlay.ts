@@ -77,6 +77,13 @@ export interface TestOverlay extends AsyncDisposable {
   startEtcd(options?: { wiped?: boolean }): Promise<void>;
 }
 
+/** @param number from 1 */
+export function hostOf({ lab }: TestOverlay, number: number): LabHost {
+  const host = lab.hosts[number - 1];
+  if (host === undefined) throw new Error(`no host ${number}`);
+  return host;
+}
+
 let labs = 0;
 
 /** @param etcdFlags further flags of etcd, such as `--enable-v2` */
@@ -250,6 +257,26 @@ export async function pingSeries(
     throw new Error(`ping ${target}: ${output}${errors}`);
 }
 
+/** A host and its address in the overlay. */
+export interface OverlayEnd {
+  readonly host: LabHost;
+  readonly address: string;
+}
+
+/** {@link ping} from each to each other; with an MTU also by the largest packets that need no fragments, over IPv4. */
+export async function pingEachOther(ends: readonly OverlayEnd[], mtuBytes?: number): Promise<void> {
+  for (const from of ends) {
+    for (const to of ends) {
+      if (from === to) continue;
+      const bound = ["-I", from.address];
+      await ping(from.host, to.address, bound);
+      // Behind the headers of IP and ICMP.
+      if (mtuBytes !== undefined)
+        await ping(from.host, to.address, [...bound, "-M", "do", "-s", String(mtuBytes - 28)]);
+    }
+  }
+}
+
 /** Whether the first ping, of the given ones, comes back: for what must be refused. */
 export async function pingAnswered(from: LabHost, target: string, more: readonly string[]): Promise<boolean> {
   const args = ["-n", "-c", "1", "-W", "1", ...more, target];
@@ -259,8 +286,8 @@ export async function pingAnswered(from: LabHost, target: string, more: readonly
 /** One TCP connection for `ms`, each byte checked. */
 export async function transfer(
   lab: Lab,
-  from: { host: LabHost; address: string },
-  to: { host: LabHost; address: string },
+  from: OverlayEnd,
+  to: OverlayEnd,
   ms = 300,
 ): Promise<TransferResult> {
   const receiver = lab.start(to.host.namespace, [binary, "transfer-receive", to.address, "5201"]);
