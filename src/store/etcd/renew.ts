@@ -99,7 +99,7 @@ export async function signOff(
 }
 
 /** The same public IP and, where both publish one, the same VTEP MAC. */
-function isSameNode(a: LeaseAttributes, b: LeaseAttributes): boolean {
+export function isSameNode(a: LeaseAttributes, b: LeaseAttributes): boolean {
   if (a.publicIp?.toString() !== b.publicIp?.toString()) return false;
   const [left, right] = [macOf(a.backendData), macOf(b.backendData)];
   return left === undefined || right === undefined || left === right;
