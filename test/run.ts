@@ -47,66 +47,54 @@ const suites = readdirSync(`${root}test`).filter(
   (entry) => !["netns", "interop"].includes(entry) && hasTests(entry),
 );
 
-/** Every other file of the namespaces' suites, so that two processes share them. */
+/** Each file of the namespaces' suites by itself. */
 const netns = readdirSync(`${root}test/netns`)
   .filter((name) => name.endsWith(".test.ts"))
-  .sort();
-const half = (which: number) => netns.filter((_, at) => at % 2 === which).map((name) => `netns/${name}`);
-
-/** Those of one line run side by side: namespaces mostly wait, the others mostly compute. */
-const runners: readonly (readonly Runner[])[] = [[cargo], [bun(...half(0)), bun(...half(1)), bun(...suites)]];
+  .sort()
+  .map((name) => bun(`netns/${name}`));
 
 const total = { passed: 0, failed: 0, skipped: 0 };
-for (const together of runners) {
-  // The first is told as it goes, the others when they have ended.
-  const all = together.map((runner, at) => runAll(runner, at === 0));
-  for (const one of all) {
-    const { counts, output } = await one;
-    process.stdout.write(output);
-    total.passed += counts.passed;
-    total.failed += counts.failed;
-    total.skipped += counts.skipped;
-  }
-}
+const failures = new Set<string>();
+await work([cargo], 1);
+// Namespaces mostly wait, the other suites mostly compute.
+await Promise.all([work([bun(...suites)], 1), work(netns, 2)]);
+
 const inCi = process.env["CI"] === "true";
 if (inCi && total.skipped > 0) process.stdout.write("skipped tests fail in CI\n");
+// Once more, where they are found.
+for (const failure of failures) process.stdout.write(`${failure}\n`);
 const skippedText = total.skipped > 0 ? `, ${total.skipped} skipped` : "";
 process.stdout.write(`${total.passed} passed, ${total.failed} failed${skippedText}\n`);
 process.exitCode = total.failed > 0 || total.passed === 0 || (inCi && total.skipped > 0) ? 1 : 0;
 
-async function runAll(
-  { name, command, cwd, count }: Runner,
-  live: boolean,
-): Promise<{ counts: Counts; output: string }> {
-  let held = "";
-  const write = (text: string | Uint8Array) => {
-    if (live) process.stdout.write(text);
-    else held += typeof text === "string" ? text : new TextDecoder().decode(text);
+/** Runs them all, `width` at a time, and tells of each when it has ended. */
+async function work(queue: readonly Runner[], width: number): Promise<void> {
+  const next = queue.values();
+  const worker = async () => {
+    for (const runner of next) {
+      const { counts, output } = await runOne(runner);
+      process.stdout.write(output);
+      for (const [line] of output.matchAll(/^(?:\(fail\) .*|test .* \.\.\. FAILED)$/gm)) failures.add(line);
+      total.passed += counts.passed;
+      total.failed += counts.failed;
+      total.skipped += counts.skipped;
+    }
   };
-  write(`== ${name}\n`);
-  const child = Bun.spawn([...command], { cwd, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
-  const [output, errors, code] = await Promise.all([
-    follow(child.stdout, write),
-    follow(child.stderr, write),
-    child.exited,
-  ]);
-  const counts = count(`${output}\n${errors}`);
-  const broken = counts.failed === 0 && (code !== 0 || counts.passed === 0);
-  if (broken) write(`${name} ended with code ${code} and ${counts.passed} tests passed\n`);
-  return { counts: broken ? { ...counts, failed: 1 } : counts, output: held };
+  await Promise.all(Array.from({ length: width }, worker));
 }
 
-async function follow(
-  stream: ReadableStream<Uint8Array>,
-  write: (chunk: Uint8Array) => void,
-): Promise<string> {
-  const decoder = new TextDecoder();
-  let text = "";
-  for await (const chunk of stream) {
-    write(chunk);
-    text += decoder.decode(chunk, { stream: true });
-  }
-  return text;
+async function runOne({ name, command, cwd, count }: Runner): Promise<{ counts: Counts; output: string }> {
+  const child = Bun.spawn([...command], { cwd, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  const [output, errors, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  const text = `== ${name}\n${output}${errors}`;
+  const counts = count(text);
+  if (counts.failed > 0 || (code === 0 && counts.passed > 0)) return { counts, output: text };
+  const broken = `(fail) ${name} ended with code ${code} and ${counts.passed} tests passed\n`;
+  return { counts: { ...counts, failed: 1 }, output: text + broken };
 }
 
 function hasTests(entry: string): boolean {
