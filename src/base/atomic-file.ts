@@ -30,8 +30,8 @@ export function writeFileAtomic(path: string, content: string, options: AtomicFi
   mkdirSync(directory, { recursive: true, mode: options.directoryMode });
   // Not by node:crypto, which takes a millisecond to load: the CNI plugin writes a file for each pod.
   const temporary = join(directory, `.${basename(path)}${crypto.randomUUID()}`);
+  const fd = openSync(temporary, "wx", 0o600);
   try {
-    const fd = openSync(temporary, "wx", 0o600);
     try {
       const bytes = Buffer.from(content);
       for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done);

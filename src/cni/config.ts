@@ -34,6 +34,9 @@ export interface Attachment {
 const defaultSubnetFile = "/run/flannel/subnet.env";
 const defaultDataDir = "/var/lib/cni/flannel";
 
+/** Of Linux (PATH_MAX), less the terminating zero. */
+const pathCharsMax = 4095;
+
 /**
  * Reads standard input by the rules of Go's decoder: names in any case, the last of several wins.
  * @throws CniError 6 for what is not JSON of the right types, 7 for a bad name or path, 1 for an unknown version
@@ -92,8 +95,9 @@ function textOf(object: GoObject, name: string): string {
 
 function pathOf(object: GoObject, name: string, fallback: string): string {
   const path = textOf(object, name) || fallback;
-  if (isAbsolute(path) && !path.includes("\0")) return path;
-  throw new CniError(cniErrors.invalidConfig, `${name} is not an absolute path: ${JSON.stringify(path)}`);
+  if (isAbsolute(path) && !path.includes("\0") && path.length <= pathCharsMax) return path;
+  const fault = path.length > pathCharsMax ? "is too long" : "is not an absolute path";
+  throw new CniError(cniErrors.invalidConfig, `${name} ${fault}: ${JSON.stringify(path.slice(0, 100))}`);
 }
 
 function objectOf(object: GoObject, name: string): JsonObject | undefined {

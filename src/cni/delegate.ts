@@ -37,16 +37,12 @@ export async function callDelegate(call: DelegateCall): Promise<string> {
   const type = String(call.config["type"]);
   const program = findPlugin(type, call.path);
   const doing = `failed to delegate ${call.command.toLowerCase()}:`;
-  const { code, output, errors, hitch } = await runPlugin(program, call);
+  const { code, signal, output, errors, hitch } = await runPlugin(program, call);
   if (hitch !== undefined) throw new CniError(cniErrors.other, `${doing} ${type} ${hitch}`, errors);
   if (code === 0) return output;
-  throw (
-    ownError(output) ??
-    new CniError(
-      cniErrors.other,
-      `${doing} ${type} ended with code ${code} and no CNI error: ${JSON.stringify((output.trim() || errors.trim()).slice(0, errorCharsMax))}`,
-    )
-  );
+  const ending = signal === null ? `ended with code ${code} and` : `was ended by ${signal} and gave`;
+  const said = JSON.stringify((output.trim() || errors.trim()).slice(0, errorCharsMax));
+  throw ownError(output) ?? new CniError(cniErrors.other, `${doing} ${type} ${ending} no CNI error: ${said}`);
 }
 
 /**
@@ -97,6 +93,8 @@ function isProgram(file: string): boolean {
 
 interface Ended {
   readonly code: number | null;
+  /** What ended it, where that was a signal. */
+  readonly signal: string | number | null;
   readonly output: string;
   /** The end of it. */
   readonly errors: string;
@@ -119,7 +117,7 @@ async function runPlugin(
     });
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
-    return { code: null, output: "", errors: "", hitch: `cannot be run: ${why}` };
+    return { code: null, signal: null, output: "", errors: "", hitch: `cannot be run: ${why}` };
   }
   let hitch: string | undefined;
   const end = (why: string) => {
@@ -149,7 +147,8 @@ async function runPlugin(
   clearTimeout(timer);
   await Promise.race([reading, Bun.sleep(drainMs)]);
   for (const signal of endingSignals) process.off(signal, onSignal);
-  return { code, output: output.toString("utf8"), errors, ...(hitch !== undefined && { hitch }) };
+  const ended = { code, signal: child.signalCode, output: output.toString("utf8"), errors };
+  return { ...ended, ...(hitch !== undefined && { hitch }) };
 }
 
 const endingSignals = ["SIGTERM", "SIGINT", "SIGHUP"] as const;
@@ -158,10 +157,11 @@ async function each(stream: ReadableStream<Uint8Array>, take: (chunk: Uint8Array
   for await (const chunk of stream) take(chunk);
 }
 
-/** The error that a plugin printed; undefined where it is none. */
+/** The error that a plugin printed; undefined where it is none. Runtimes read its code as an unsigned number. */
 function ownError(output: string): CniError | undefined {
   const { code, msg, details } = parsedObject(output) ?? {};
-  if (typeof code !== "number" || !Number.isSafeInteger(code) || typeof msg !== "string") return undefined;
+  if (typeof code !== "number" || !Number.isSafeInteger(code) || code < 0 || typeof msg !== "string")
+    return undefined;
   return new CniError(code, msg, typeof details === "string" ? details : undefined);
 }
 

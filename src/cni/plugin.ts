@@ -23,8 +23,8 @@ export async function cniProgram(env: Environment): Promise<number> {
     return 0;
   }
   try {
-    print(1, await cniResult(env, readInput));
-    return 0;
+    // A runtime that does not get the result must not take it for a success: the pod has an address by now.
+    return print(1, await cniResult(env, readInput)) ? 0 : 1;
   } catch (error) {
     print(1, cniErrorText(error));
     return 1;

@@ -115,14 +115,18 @@ function readStateFile(file: string): FoundState {
 
 /** Why the directory is not used; undefined where it may be. Whoever can write there chooses what runs as root. */
 function directoryFault(dataDir: string): string | undefined {
-  const stat = lstatSync(dataDir, { throwIfNoEntry: false });
-  if (stat === undefined) return undefined;
-  const fault = !stat.isDirectory()
-    ? "it is no directory"
-    : stat.uid !== process.geteuid?.()
-      ? `it belongs to user ${stat.uid}`
-      : (stat.mode & 0o022) !== 0
-        ? "others may write there"
-        : undefined;
+  const fault = faultOf(dataDir);
   return fault === undefined ? undefined : `dataDir ${dataDir} is not used: ${fault}`;
+}
+
+function faultOf(dataDir: string): string | undefined {
+  try {
+    const stat = lstatSync(dataDir, { throwIfNoEntry: false });
+    if (stat === undefined) return undefined;
+    if (!stat.isDirectory()) return "it is no directory";
+    if (stat.uid !== process.geteuid?.()) return `it belongs to user ${stat.uid}`;
+    return (stat.mode & 0o022) !== 0 ? "others may write there" : undefined;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code; // below a file, or longer than a path may be
+  }
 }

@@ -24,6 +24,10 @@ const bytesMax = 64 * 1024;
 /** Beside subnet.env, while there is none: why the daemon has not written it, one line. */
 const reasonSuffix = ".reason";
 
+const nobodyWrote =
+  "No flannel daemon has written it since the host started: see that one runs (flannel-lite status; journalctl -u flannel-lite), and that its host.subnet_file is this file";
+const wroteNoDaemon = "Remove it, and see that a flannel daemon writes it anew";
+
 /**
  * @throws CniError 999 where the file cannot be read or understood; where there is none and the daemon says why,
  * 11 (try again later) with its reason
@@ -35,14 +39,12 @@ export function readSubnetEnv(path: string): SubnetEnv {
     text = readBounded(path);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    const why = code === "ENOENT" ? "no such file or directory" : message;
-    const said = code === "ENOENT" ? readReason(path) : undefined;
+    const isMissing = code === "ENOENT";
+    const said = isMissing ? readReason(path) : undefined;
     throw new CniError(
       said === undefined ? cniErrors.other : cniErrors.tryAgainLater,
-      `${failed} open ${path}: ${why}. Check the flannel pod log for this node.`,
-      said === undefined
-        ? "No flannel daemon has written it since the host started: see that one runs (flannel-lite status; journalctl -u flannel-lite), and that its host.subnet_file is this file"
-        : `flannel-lite says: ${said}`,
+      `${failed} open ${path}: ${isMissing ? "no such file or directory" : message}. Check the flannel pod log for this node.`,
+      said !== undefined ? `flannel-lite says: ${said}` : isMissing ? nobodyWrote : wroteNoDaemon,
     );
   }
   try {

@@ -433,6 +433,40 @@ describe.skipIf(!existsSync(binary))("the program as a plugin", () => {
     });
   });
 
+  test("an answer that cannot be written is a failure", async () => {
+    const shell = 'CNI_COMMAND=VERSION "$0" > /dev/full';
+    expect(await tryProgram(["sh", "-c", shell, program()])).toMatchObject({ code: 1 });
+  });
+
+  test.each([
+    ["full", "head -c 8192 /dev/zero > /mnt/x", "ENOSPC"],
+    ["read-only", "mount -o remount,ro /mnt", "EROFS"],
+  ])(
+    "a disk that is %s fails an ADD before the delegate is called, and leaves nothing torn",
+    async (_name, spoil, why) => {
+      writeFileSync(join(directory, "subnet.env"), ipv4 + rest);
+      writeFileSync(join(directory, "bridge"), `#!/bin/sh\necho $CNI_COMMAND >> ${directory}/called\n`, {
+        mode: 0o755,
+      });
+      const script = `mount -t tmpfs -o size=8k none /mnt && mkdir -m 700 /mnt/data && { ${spoil}; } 2>/dev/null
+        CNI_COMMAND=ADD "$0" < "$1"; CNI_COMMAND=DEL "$0" < "$1" && ls -A /mnt/data`;
+      writeFileSync(join(directory, "input"), input({ dataDir: "/mnt/data" }));
+      const env = ["CNI_CONTAINERID=pod1", "CNI_IFNAME=eth0", "CNI_NETNS=/run/none", `CNI_PATH=${directory}`];
+      const { code, output } = await tryProgram([
+        ...["env", ...env, "unshare", "--mount", "sh", "-c", script],
+        ...[program(), join(directory, "input")],
+      ]);
+      expect(code).toBe(0);
+      expect(JSON.parse(output)).toMatchObject({
+        code: 999,
+        msg: expect.stringMatching(
+          new RegExp(`^failed to save the delegate's config in /mnt/data: ${why}.*(open|write)`),
+        ),
+      });
+      expect(existsSync(join(directory, "called"))).toBe(false);
+    },
+  );
+
   test("told to end it ends the delegate, and says so", async () => {
     const bin = join(directory, "bin");
     mkdirSync(bin);

@@ -310,6 +310,20 @@ describe("errors", () => {
       { code: 7, msg: 'dataDir is not an absolute path: "../data"' },
     ],
     [
+      "a dataDir with a zero in it",
+      "ADD",
+      { dataDir: "/data\0/../x" },
+      {},
+      { code: 7, msg: 'dataDir is not an absolute path: "/data\\u0000/../x"' },
+    ],
+    [
+      "a dataDir longer than paths are",
+      "ADD",
+      { dataDir: `/${"a/".repeat(3000)}` },
+      {},
+      { code: 7, msg: expect.stringMatching(/^dataDir is too long: "[a/]{100}"$/) },
+    ],
+    [
       "a version of tomorrow",
       "ADD",
       { cniVersion: "9.0.0" },
@@ -419,6 +433,30 @@ describe("errors", () => {
     expect(bench.calls().filter(({ line }) => !line.includes(" VERSION "))).toEqual([]);
   });
 
+  test.each<[string, () => string]>([
+    ["below a file", () => join(bench.subnetFile, "data")],
+    ["of a name that is too long", () => join(bench.directory, "d".repeat(300))],
+  ])("a dataDir that is %s: ADD says so, DEL and GC have nothing to undo", async (_name, path) => {
+    const dataDir = path();
+    const { code, msg } = await failure(bench.call("ADD", { dataDir }));
+    expect({ code, msg }).toEqual({
+      code: 999,
+      msg: expect.stringContaining(`dataDir ${dataDir} is not used`),
+    });
+    expect(await bench.call("DEL", { dataDir })).toBe("");
+    expect(await bench.call("GC", { dataDir, cniVersion: "1.1.0", "cni.dev/valid-attachments": [] })).toBe(
+      "",
+    );
+  });
+
+  test("only where there is no subnetFile is it said that no daemon has written one", async () => {
+    rmSync(bench.subnetFile);
+    mkdirSync(bench.subnetFile);
+    expect((await failure(bench.call("ADD"))).details).toBe(
+      "Remove it, and see that a flannel daemon writes it anew",
+    );
+  });
+
   test("state that is a link is replaced, and neither read nor written through", async () => {
     mkdirSync(bench.dataDir, { mode: 0o700 });
     const target = join(bench.directory, "target");
@@ -476,6 +514,13 @@ describe("a delegate", () => {
       { code: 999, msg: "failed to delegate add: bad wrote more than 1048576 bytes" },
     ],
     ["with a code that is none", `echo '{"code":"1","msg":"no"}'; exit 1`, { code: 999 }],
+    // A runtime reads an unsigned number there, and would fail to read the error.
+    ["with a code below zero", `echo '{"code":-1,"msg":"no"}'; exit 1`, { code: 999 }],
+    [
+      "that is killed",
+      "kill -9 $$",
+      { code: 999, msg: 'failed to delegate add: bad was ended by SIGKILL and gave no CNI error: ""' },
+    ],
   ])("%s", async (_name, body, expected) => {
     bench.delegate("bad", body);
     expect(await failure(addDelegate(call()))).toMatchObject(expected);
