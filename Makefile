@@ -11,6 +11,7 @@ BUN := node_modules/.bin/bun
 ADDON := dist/flannel-lite.node
 BINARY := dist/flannel-lite
 ETCD := dist/tools/etcd/usr/bin/etcd
+IMAGE := dist/flannel-lite-image.tar
 SOURCES := $(shell find src deploy/systemd -type f) package.json tsconfig.json
 NATIVE_SOURCES := $(shell find native -path native/target -prune -o -type f -print)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -20,6 +21,15 @@ APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninter
 DEMO_ARGS ?=
 # Arguments for the bench: make bench BENCH_ARGS="--quick --json"
 BENCH_ARGS ?=
+# What the image is made for, and of: the Debian release that the program was built on, since it needs that libc.
+ARCH ?= $(shell dpkg --print-architecture)
+IMAGE_SUITE ?= $(shell . /etc/os-release && echo $$VERSION_CODENAME)
+IMAGE_MIRROR ?=
+# Labels of the image: the address of its sources, none by default, and their commit.
+IMAGE_SOURCE ?=
+IMAGE_REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+# The date of all files in the image, so that the same commit and packages give the same bytes.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 # How long to soak: make soak SOAK_MINUTES=30
 SOAK_MINUTES ?= 30
 
@@ -43,8 +53,11 @@ bench: ## build, then measure the engines in network namespaces (BENCH_ARGS="--q
 	@{ $(call need,wireguard-go,wireguard-go) && $(call need,tincd,tinc); } >&2 || echo "without wireguard-go or tinc: their rows are left out" >&2
 	@$(SUDO) env "PATH=$$PATH" $(if $(FLANNELD_BIN),"FLANNELD_BIN=$(FLANNELD_BIN)") $(BINARY) bench $(BENCH_ARGS)
 
+.PHONY: image
+image: $(IMAGE) ## a container image, dist/flannel-lite-image.tar, without a Docker engine (docs/container.md)
+
 .PHONY: test
-test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N passed, N failed"
+test: $(BINARY) $(ETCD) $(IMAGE) ## install what is needed, run all tests; ends with "N passed, N failed"
 	@$(call need,ping,iputils-ping)
 	@$(call need,ip,iproute2)
 	@$(call need,ethtool,ethtool)
@@ -58,6 +71,7 @@ test: $(BINARY) $(ETCD) ## install what is needed, run all tests; ends with "N p
 	@$(call need,systemctl,systemd)
 	@$(call need,ansible-playbook,ansible-core)
 	@$(call need,python3,python3-minimal)
+	@$(call need,runc,runc)
 	@$(call need_file,/usr/lib/cni/bridge,containernetworking-plugins)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
 
@@ -146,6 +160,29 @@ node_modules/.package-lock.json: package.json package-lock.json
 	npm install --no-save --no-fund --no-audit
 	@$(BUN) --version >/dev/null || node node_modules/bun/install.js
 	@touch $@
+
+# Debian's part is kept until it is asked for anew (make clean): what changes daily is the program.
+dist/image/base.tar: deploy/image/base-layer.sh deploy/image/finish-root.sh
+	@$(call need,mmdebstrap,mmdebstrap)
+	mkdir -p dist/image
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) deploy/image/base-layer.sh $@ $(ARCH) $(IMAGE_SUITE) $(IMAGE_MIRROR)
+
+# The names are those by which kube-flannel's manifests call flannel's images.
+dist/image/program.tar: $(BINARY)
+	rm -rf dist/image/program
+	mkdir -p dist/image/program/usr/local/bin dist/image/program/opt/bin
+	ln $(BINARY) dist/image/program/usr/local/bin/flannel-lite
+	ln -s /usr/local/bin/flannel-lite dist/image/program/flannel
+	for name in flanneld install-conf mk-docker-opts.sh; do ln -s /usr/local/bin/flannel-lite dist/image/program/opt/bin/$$name; done
+	$(REPRODUCIBLE_TAR) -cf $@ -C dist/image/program flannel opt usr
+
+$(IMAGE): dist/image/base.tar dist/image/program.tar src/image/layout.ts src/image/write-image.ts
+	rm -rf dist/image/layout
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) IMAGE_SOURCE="$(IMAGE_SOURCE)" IMAGE_REVISION="$(IMAGE_REVISION)" \
+	  $(BUN) src/image/write-image.ts dist/image/layout $(ARCH) dist/image/base.tar dist/image/program.tar
+	$(REPRODUCIBLE_TAR) -cf $@ -C dist/image/layout oci-layout index.json manifest.json blobs
+
+REPRODUCIBLE_TAR = tar --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$(SOURCE_DATE_EPOCH)
 
 # Unpacked, not installed: installing the package would start a service.
 $(ETCD):

@@ -35,6 +35,7 @@ const mayImport: readonly (readonly [string, readonly string[]])[] = [
   ["cni", ["version.ts"]],
   ["bench", ["demo", "native", "store", "lease", "status", "version.ts"]],
   ["demo", ["status"]],
+  ["image", ["version.ts"]],
   [
     "daemon",
     [

@@ -8,6 +8,7 @@ import { dockerOpts, dockerOptsProgram } from "./docker-opts.ts";
 import { type DemoEngine, demo, demoEngines } from "./demo.ts";
 import { type DemoStore, demoStores } from "../demo/store.ts";
 import { install } from "./install.ts";
+import { installConf, installConfProgram } from "./install-conf.ts";
 import { leases, leasesFlags, leasesWords } from "./leases.ts";
 import { network, networkFlags, networkWords } from "./network.ts";
 import { plan } from "./plan.ts";
@@ -106,6 +107,17 @@ export const commands: readonly Command[] = [
     unconfigured: true,
     flags: [],
     ownSyntax: install,
+    run: async () => ({ output: "" }),
+  },
+  {
+    name: installConfProgram,
+    doc: "Copy a file at once: the program of that name in flannel's image, for manifests that call it.",
+    unconfigured: true,
+    flags: [],
+    async ownSyntax(_program, argv) {
+      installConf(argv);
+      return 0;
+    },
     run: async () => ({ output: "" }),
   },
   {

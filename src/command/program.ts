@@ -7,6 +7,7 @@ import { askedFor, definitions, loadConfig } from "../config/load.ts";
 import { version } from "../version.ts";
 import { commands } from "./commands.ts";
 import { dockerOptsProgram } from "./docker-opts.ts";
+import { installConfProgram } from "./install-conf.ts";
 import { internalCommands } from "./internal.ts";
 
 /**
@@ -79,6 +80,7 @@ export async function program(
 /** The command that another program's name stands for. */
 function commandOfName(name: string): string[] {
   if (basename(name) === "flanneld") return ["run"];
+  if (basename(name) === installConfProgram) return [installConfProgram];
   return basename(name) === dockerOptsProgram ? ["docker-opts"] : [];
 }
 

@@ -37,6 +37,8 @@ export interface DaemonOptions {
   readonly args?: readonly string[];
   /** A program, with its arguments, that the daemon is started through. */
   readonly wrap?: readonly string[];
+  /** What starts the daemon, given its arguments and the directory that it keeps everything in; the program by default. */
+  readonly through?: (args: readonly string[], directory: string) => readonly string[];
   /** In place of the lab's etcd. */
   readonly endpoint?: string;
 }
@@ -185,7 +187,8 @@ level = "debug"
 ${options.more ?? ""}
 `,
   );
-  const command = [...(options.wrap ?? []), binary, "--config", configFile, ...(options.args ?? [])];
+  const args = ["--config", configFile, ...(options.args ?? [])];
+  const command = options.through?.(args, directory) ?? [...(options.wrap ?? []), binary, ...args];
   const child = lab.start(
     host.namespace,
     options.cwd === undefined ? command : ["env", "-C", options.cwd, ...command],
