@@ -1,3 +1,4 @@
+import { createPublicKey } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openCertificates } from "./certificates.ts";
@@ -25,6 +26,8 @@ export async function startKubeApiserver(program: string): Promise<KubeApiserver
   const ca = certificates.authority("ca");
   const server = certificates.issue("apiserver", { by: "ca", names: "IP:127.0.0.1" });
   writeFileSync(path("tokens.csv"), 'admin-token,admin,1,"system:masters"\nflannel-token,flannel,2\n');
+  const publicKey = path("service-account.pub");
+  writeFileSync(publicKey, createPublicKey(readFileSync(server.key)).export({ type: "spki", format: "pem" }));
   const [port] = freePorts(1);
   const url = `https://127.0.0.1:${port}`;
   const child = Bun.spawn(
@@ -34,7 +37,7 @@ export async function startKubeApiserver(program: string): Promise<KubeApiserver
       ...["--bind-address=127.0.0.1", `--secure-port=${port}`],
       ...[`--tls-cert-file=${server.cert}`, `--tls-private-key-file=${server.key}`],
       ...["--service-account-issuer=https://kubernetes.default.svc"],
-      ...[`--service-account-key-file=${server.key}`, `--service-account-signing-key-file=${server.key}`],
+      ...[`--service-account-key-file=${publicKey}`, `--service-account-signing-key-file=${server.key}`],
       ...["--authorization-mode=RBAC", `--token-auth-file=${path("tokens.csv")}`],
       ...["--service-cluster-ip-range=10.0.0.0/24", "--disable-admission-plugins=ServiceAccount"],
     ],
