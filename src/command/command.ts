@@ -1,10 +1,11 @@
 import type { CommandFlag, Loaded } from "../config/load.ts";
+import type { Source } from "../config/source.ts";
 
 /** What a command gets to work with. */
 export interface CommandInput {
   readonly loaded: Loaded;
-  /** Reads flags, environment and file again. @throws FlannelError `config/invalid` */
-  readonly reread: () => Loaded;
+  /** Reads flags, environment and file again, with `below` under them. @throws FlannelError `config/invalid` */
+  readonly reread: (below?: Source) => Loaded;
   /** What the command line has beside flags, where the command takes words. */
   readonly words: readonly string[];
   readonly env: Readonly<Record<string, string | undefined>>;

@@ -7,6 +7,7 @@ import { type Command, jsonFlag } from "./command.ts";
 import { dockerOpts, dockerOptsProgram } from "./docker-opts.ts";
 import { type DemoEngine, demo, demoEngines } from "./demo.ts";
 import { type DemoStore, demoStores } from "../demo/store.ts";
+import { fromFlannelFlags, planFromFlannel } from "./from-flannel.ts";
 import { install } from "./install.ts";
 import { installConf, installConfProgram } from "./install-conf.ts";
 import { leases, leasesFlags, leasesWords } from "./leases.ts";
@@ -40,10 +41,11 @@ export const commands: readonly Command[] = [
   {
     name: "plan",
     doc: "Print what a start would change on this host; change nothing.",
-    flags: [jsonFlag],
-    run: async ({ loaded, stop }) => ({
-      output: await plan(loaded.config, { json: isSet(loaded, "json") }, stop),
-    }),
+    flags: [jsonFlag, ...fromFlannelFlags],
+    run: async (input) =>
+      isSet(input.loaded, "from-flannel")
+        ? await planFromFlannel(input)
+        : { output: await plan(input.loaded.config, { json: isSet(input.loaded, "json") }, input.stop) },
   },
   {
     name: "status",

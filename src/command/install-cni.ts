@@ -150,6 +150,27 @@ function write(request: InstallCniRequest): string[] {
   return [...said, ...(list === undefined ? [] : rivalsOfList(request)), ...missingPlugins(request)];
 }
 
+/** A file that installing would make (`+`) or replace (`~`), and whose it is now. */
+export interface CniChange {
+  readonly op: "+" | "~";
+  readonly path: string;
+  readonly was: Presence;
+}
+
+/** What {@link installCni} would write, were it forced. Changes nothing. @throws FlannelError `install/conflist` */
+export function previewInstallCni(request: InstallCniRequest): CniChange[] {
+  const list = request.pluginOnly ? undefined : wantedList(request);
+  const change = (path: string, was: Presence): CniChange => ({
+    op: was === "absent" ? "+" : "~",
+    path,
+    was,
+  });
+  return [
+    ...(isInstalled(request) ? [] : [change(request.plugin, presenceOfPlugin(request.plugin))]),
+    ...(list === undefined || list.isDone ? [] : [change(list.path, presenceOfList(list.path))]),
+  ];
+}
+
 /** The configuration list, and whether one that says the same is there already. */
 function wantedList({ confDir, name, conflist, subnetFile }: InstallCniRequest) {
   const path = join(confDir, name);

@@ -17,18 +17,46 @@ import { openAddon } from "../native/addon.ts";
 import { decideOverlay, firewallOptions, kernelScope } from "../overlay.ts";
 import { itemText, stepText } from "../plan/text.ts";
 import { planItems, type Step } from "../plan/plan.ts";
-import { openStore, readAnnotatedAddresses } from "../store/open.ts";
+import { openStore, readAnnotatedAddresses, type StoreEnvironment } from "../store/open.ts";
+
+/** What a start would change on a host. */
+export interface PlanReport {
+  /** Where the leases are, and the network configuration as it stands there. */
+  readonly store: string;
+  readonly network: string;
+  readonly wanted: readonly string[];
+  /** `+`, `~` or `-` with an item each. */
+  readonly steps: readonly string[];
+  readonly firewall: readonly string[];
+  readonly firewallTrouble: string | null;
+  readonly refused: readonly { readonly subnets: string; readonly reason: string }[];
+  /** Devices that flannel left, and what becomes of each. */
+  readonly adopted: readonly { readonly device: string; readonly how: string }[];
+  readonly flannelds: readonly number[];
+  readonly engine: string;
+}
+
+/** Prints {@link readPlan}. @throws as that */
+export async function plan(config: Config, { json }: { json: boolean }, stop: AbortSignal): Promise<string> {
+  const report = await readPlan(config, {}, stop);
+  return json ? `${JSON.stringify(planJson(report))}\n` : planLines(report).join("\n").concat("\n");
+}
 
 /**
  * What a start would change on this host now, from the leases in the store; changes nothing, takes no lease, and
  * may be asked beside a flanneld that runs.
  * Entries of the userspace engine's table stand only in its process, so they show as additions.
+ * @param access how the store is reached, where not as a start on this host would
  * @throws FlannelError `lease/none` where this host holds no lease yet
  */
-export async function plan(config: Config, { json }: { json: boolean }, stop: AbortSignal): Promise<string> {
+export async function readPlan(
+  config: Config,
+  access: Pick<StoreEnvironment, "env" | "serviceAccountDir">,
+  stop: AbortSignal,
+): Promise<PlanReport> {
   const addon = openAddon();
   const kernel = await addon.openKernel();
-  const storeContext = { log: silentLog, clock: systemClock };
+  const storeContext = { log: silentLog, clock: systemClock, ...access };
   await using store = openStore(config, storeContext);
   const annotated = await readAnnotatedAddresses(config, storeContext, stop);
   const { uplink } = await chooseUplink(kernel, { ...uplinkChoice(config), ...annotated });
@@ -71,28 +99,43 @@ export async function plan(config: Config, { json }: { json: boolean }, stop: Ab
     if ((await readAdoptableMac(kernel, adopt, device)) !== undefined) adoptable.push(device);
   kernel.close();
   const firewall = await previewFirewall(firewallOptions(config, overlay), own.subnets, { addon });
-  const flannelds = findRivals(config).map(({ pid }) => pid);
-  if (json) {
-    const refused = wanted.refused.map(({ lease, reason }) => ({ subnets: leaseKey(lease.subnets), reason }));
-    return `${JSON.stringify({
-      wanted: planItems(wanted.plan).map(itemText),
-      steps: steps.map(stepText),
-      firewall: firewall.lines,
-      firewallTrouble: firewall.trouble,
-      refused,
-      flannelds,
-    })}\n`;
-  }
+  return {
+    store: store.description,
+    network: document,
+    wanted: planItems(wanted.plan).map(itemText),
+    steps: steps.map(stepText),
+    firewall: firewall.lines,
+    firewallTrouble: firewall.trouble,
+    refused: wanted.refused.map(({ lease, reason }) => ({ subnets: leaseKey(lease.subnets), reason })),
+    adopted: adoptable.map((device) => ({ device, how: swapText(device, steps) })),
+    flannelds: findRivals(config).map(({ pid }) => pid),
+    engine: `${engine.engine}: ${engine.reason}`,
+  };
+}
+
+/** The members that `plan --json` has had from the beginning. */
+export function planJson({
+  wanted,
+  steps,
+  firewall,
+  firewallTrouble,
+  refused,
+  flannelds,
+}: PlanReport): object {
+  return { wanted, steps, firewall, firewallTrouble, refused, flannelds };
+}
+
+export function planLines(report: PlanReport): string[] {
+  const { steps, firewall, firewallTrouble } = report;
   return [
-    ...steps.map(stepText),
-    ...firewall.lines.map((line) => line.replace(/^. /, "$&firewall ")),
-    ...wanted.refused.map(({ lease, reason }) => `# not used: ${leaseKey(lease.subnets)}: ${reason}`),
-    ...(firewall.trouble === null ? [] : [`# firewall rules could not be set: ${firewall.trouble}`]),
-    ...adoptable.map((device) => `# ${device} is flannel's: ${swapText(device, steps)}`),
-    ...flannelds.map((pid) => `# flanneld (pid ${pid}) runs here: stop it before the start`),
-    `# ${steps.length + firewall.lines.length} changes, engine ${engine.engine}: ${engine.reason}`,
-    "",
-  ].join("\n");
+    ...steps,
+    ...firewall.map((line) => line.replace(/^. /, "$&firewall ")),
+    ...report.refused.map(({ subnets, reason }) => `# not used: ${subnets}: ${reason}`),
+    ...(firewallTrouble === null ? [] : [`# firewall rules could not be set: ${firewallTrouble}`]),
+    ...report.adopted.map(({ device, how }) => `# ${device} is flannel's: ${how}`),
+    ...report.flannelds.map((pid) => `# flanneld (pid ${pid}) runs here: stop it before the start`),
+    `# ${steps.length + firewall.length} changes, engine ${report.engine}`,
+  ];
 }
 
 function swapText(device: string, steps: readonly Step[]): string {

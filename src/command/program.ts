@@ -4,6 +4,7 @@ import { print as printTo } from "../base/print.ts";
 import { takeWords } from "../config/flags.ts";
 import { helpText } from "../config/help.ts";
 import { askedFor, definitions, loadConfig } from "../config/load.ts";
+import type { Source } from "../config/source.ts";
 import { version } from "../version.ts";
 import { commands } from "./commands.ts";
 import { dockerOptsProgram } from "./docker-opts.ts";
@@ -58,8 +59,12 @@ export async function program(
     if (asked === "help") return print(helpText({ commands }));
     if (asked === "version") return (isFlanneld ? printError : print)(`flannel-lite ${version}\n`);
     const sources = command.unconfigured === true ? { env: {}, readFile: noFile } : { env: process.env };
-    const load = () =>
-      loadConfig({ argv: flags, commandFlags: command.flags, ignoreLastWords: isFlanneld, ...sources });
+    const load = (below?: Source) =>
+      loadConfig({
+        ...{ argv: flags, commandFlags: command.flags, ignoreLastWords: isFlanneld },
+        ...sources,
+        ...(below && { below }),
+      });
     const loaded = load();
     if (command.name !== "run") for (const warning of loaded.warnings) complain(`warning: ${warning}`);
     const { output, exitCode = 0 } = await command.run({

@@ -21,6 +21,8 @@ export interface LoadInput {
   readonly commandFlags?: readonly CommandFlag[];
   /** Whether words behind the last flag are a warning, as flanneld ignores them; else they are a mistake. */
   readonly ignoreLastWords?: boolean;
+  /** What counts where none of the others say anything. */
+  readonly below?: Source;
 }
 
 /** A flag that belongs to one command, such as `json`. */
@@ -52,6 +54,7 @@ export function loadConfig({
   readFile = readConfigFile,
   commandFlags = [],
   ignoreLastWords = false,
+  below,
 }: LoadInput): Loaded {
   const line = scanFlags(argv, definitions(commandFlags), { gone: flanneldFlagsGone, ignoreLastWords });
   const command = commandTexts(line.given, [...ownFlags, ...commandFlags]);
@@ -62,7 +65,7 @@ export function loadConfig({
   const path = named ?? defaultConfigPath;
   const file = fromFile(path, readFile, named !== undefined);
 
-  const sources = [flags, environment, file].filter((source) => source !== undefined);
+  const sources = [flags, environment, file, below].filter((source) => source !== undefined);
   const problems = [
     ...line.problems,
     ...command.problems,

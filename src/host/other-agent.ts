@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename, join, posix } from "node:path";
+import { tryRead, wordsOf } from "./proc.ts";
 
 /** What tells one flannel network's daemon on a host from another's. */
 export interface AgentNetwork {
@@ -116,18 +117,4 @@ function flagValue(words: readonly string[], flag: string): string | undefined {
     value = given ?? (next.startsWith("-") ? "" : next);
   }
   return value;
-}
-
-/** A file of words that end with a zero byte each; undefined where it cannot be read. */
-function wordsOf(path: string): string[] | undefined {
-  return tryRead(() => readFileSync(path, "utf8").split("\0").slice(0, -1));
-}
-
-/** Processes end while they are looked at. */
-function tryRead<Value>(read: () => Value): Value | undefined {
-  try {
-    return read();
-  } catch {
-    return undefined;
-  }
 }

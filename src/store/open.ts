@@ -25,6 +25,8 @@ export interface StoreEnvironment {
   readonly leaseTtl?: () => number;
   /** Names our node and the API server where Kubernetes does; the process's own by default. */
   readonly env?: Readonly<Record<string, string | undefined>>;
+  /** Where a service account's token and the cluster's authority are, if not where a pod finds its own. */
+  readonly serviceAccountDir?: string | undefined;
 }
 
 type StoreConfig = Pick<Config, "store" | "kubernetes">;
@@ -192,10 +194,11 @@ function openPatiently(
 
 function kubeOptions(
   { kubernetes }: StoreConfig,
-  { log, clock, env = process.env }: StoreEnvironment,
+  { log, clock, env = process.env, serviceAccountDir }: StoreEnvironment,
 ): KubeOptions {
   const { kubeconfig, apiUrl, nodeName, annotationPrefix } = kubernetes;
-  return { kubeconfig, apiUrl, nodeName, annotationPrefix, env, log, clock };
+  const account = serviceAccountDir === undefined ? {} : { serviceAccountDir };
+  return { kubeconfig, apiUrl, nodeName, annotationPrefix, env, log, clock, ...account };
 }
 
 function kubeStoreOptions(config: StoreConfig, environment: StoreEnvironment): KubeStoreOptions {

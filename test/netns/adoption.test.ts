@@ -1,10 +1,11 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { copyFileSync, existsSync, readFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { inside } from "../../src/demo/lab.ts";
 import { runProgram, tryProgram } from "../../src/demo/process.ts";
 import { trafficThrough } from "../support/live-traffic.ts";
 import {
+  binary,
   type Daemon,
   openTestOverlay,
   overlayRefused,
@@ -347,6 +348,85 @@ describe.skipIf(refused !== undefined)("adoption", () => {
     expect(existsSync(daemon.subnetFile)).toBe(true);
     await later.end();
     expect((await net.run(daemon, "cleanup")).output).toContain(`- file ${daemon.subnetFile}`);
+  }, 60_000);
+
+  test("plan -from-flannel, without any configuration, tells what runs, settings that do the same, and all changes", async () => {
+    const pair = await stockPair();
+    const { net, own } = pair;
+    const program = join(net.lab.directory, "flanneld");
+    copyFileSync(Bun.which("sleep") ?? "", program);
+    await runProgram(["chmod", "755", program]);
+    const subnetFile = join(net.lab.directory, "stock/subnet.env");
+    writeStockSubnetEnv(subnetFile, own);
+    const cni = join(net.lab.directory, "cni");
+    mkdirSync(join(cni, "bin"), { recursive: true });
+    writeFileSync(join(cni, "bin/flannel"), "flannel's plugin");
+    const conflist = {
+      ...{ name: "cbr0", cniVersion: "0.3.1" },
+      plugins: [{ type: "flannel", delegate: { hairpinMode: true } }],
+    };
+    writeFileSync(join(cni, "10-flannel.conflist"), JSON.stringify(conflist));
+    const plan = async (...more: string[]) =>
+      await tryProgram([
+        ...["ip", "netns", "exec", own.host.namespace, binary, "plan", "-from-flannel"],
+        ...[`-cni-bin-dir=${cni}/bin`, `-cni-conf-dir=${cni}`, ...more],
+      ]);
+    const live = net.lab.start(own.host.namespace, [program, "1000"], {
+      FLANNELD_ETCD_ENDPOINTS: net.endpoint,
+      FLANNELD_SUBNET_FILE: subnetFile,
+      FLANNELD_IFACE: "eth0",
+      FLANNELD_IP_MASQ: "true",
+      FLANNELD_ETCD_PASSWORD: "",
+      FLANNELD_NO_SUCH_THING: "1",
+    });
+    await Bun.sleep(200);
+    const before = await picture(pair);
+    const told = await plan("-datapath-engine=kernel");
+    expect([told.code, told.errors]).toEqual([0, ""]);
+    const lines = told.output.split("\n");
+    for (const line of [
+      `# flanneld runs here, pid ${live.pid}`,
+      `#   program     ${program}`,
+      `interface = ["eth0"]  # flanneld's env FLANNELD_IFACE`,
+      `endpoints = ["${net.endpoint}"]  # flanneld's env FLANNELD_ETCD_ENDPOINTS`,
+      `subnet_file = "${subnetFile}"  # flanneld's env FLANNELD_SUBNET_FILE`,
+      `engine = "kernel"  # flag -datapath-engine`,
+      "~ route 10.99.12.0/24 via 10.99.12.0 dev flannel.1 onlink",
+      "# flannel.1 is flannel's: it is taken over as it stands, without a gap",
+      `# flanneld (pid ${live.pid}) runs here: stop it before the start`,
+      `~ file ${cni}/bin/flannel  # not written by us: takes -force`,
+      `~ file ${cni}/10-flannel.conflist  # not written by us: takes -force`,
+      "# FLANNELD_NO_SUCH_THING has no effect: no such option",
+    ])
+      expect(lines).toContain(line);
+    expect(told.output).toMatch(/^\+ firewall .* MASQUERADE/m);
+    expect(told.output).toContain('{"Network":"10.99.0.0/16","Backend":{"Type":"vxlan"}}');
+    expect(told.output).toContain(`FLANNEL_SUBNET=10.99.11.1/24`);
+    expect(told.output).toContain("flannel.1 vxlan id 1 local 10.77.0.1 dstport 8472 mtu 1450 mac 0e:2a:");
+
+    const answer = JSON.parse((await plan("-datapath-engine=userspace", "-json")).output);
+    expect(answer).toMatchObject({
+      flannel: { pid: live.pid, program, conflists: [`${cni}/10-flannel.conflist`] },
+      plan: { flannelds: [live.pid] },
+      planTrouble: null,
+    });
+    expect(answer.plan.steps).toContain("+ link flannel.1 tun mtu 1450");
+
+    // The settings it shows are those that a start takes.
+    const file = join(net.lab.directory, "config.toml");
+    writeFileSync(file, answer.configToml.join("\n"));
+    const same = await plan("-config", file, "-json");
+    expect(JSON.parse(same.output).plan.steps).toEqual(answer.plan.steps);
+
+    // Where no plan can be made the rest is told all the same.
+    await net.stopEtcd();
+    const cut = await plan();
+    expect(cut.code).toBe(1);
+    expect(cut.output).toContain("# cannot be planned: etcd does not answer");
+    expect(cut.output).toContain("ip_masq = true");
+    await live.end();
+    expect((await plan()).output).toContain("# No flanneld runs here");
+    expect(await picture(pair)).toEqual(before);
   }, 60_000);
 
   test("a TUN of flannel's udp backend that somebody reads is a live flanneld; a forgotten one goes", async () => {

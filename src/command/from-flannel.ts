@@ -1,0 +1,302 @@
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { errorText, FlannelError } from "../base/error.ts";
+import type { Config } from "../config/schema.ts";
+import type { CommandFlag, Loaded } from "../config/load.ts";
+import { settingsToml } from "../config/settings-text.ts";
+import { takeOver, type TakenOver } from "../config/taken-over.ts";
+import { parseConflist } from "../host/cni-conflist.ts";
+import { envFileBytesMax, envFileValues } from "../host/env-file.ts";
+import { type FlanneldProcess, readFlanneldProcess } from "../host/flanneld-process.ts";
+import { pathInRoot } from "../host/foreign-root.ts";
+import { findFlanneld } from "../host/other-agent.ts";
+import { openAddon } from "../native/addon.ts";
+import type { KernelLink } from "../native/ports.ts";
+import type { StoreEnvironment } from "../store/open.ts";
+import type { CommandInput } from "./command.ts";
+import { type CniChange, parseInstallCni, previewInstallCni } from "./install-cni.ts";
+import { planJson, planLines, type PlanReport, readPlan } from "./plan.ts";
+
+export const fromFlannelFlags: readonly CommandFlag[] = [
+  {
+    name: "from-flannel",
+    isBool: true,
+    doc: "Print as well what flannel runs here with, the settings that do the same, and what is not taken over; needs no configuration.",
+  },
+  {
+    name: "flanneld-pid",
+    isBool: false,
+    doc: "With -from-flannel: the flanneld that is meant, where several run.",
+  },
+  {
+    name: "cni-bin-dir",
+    isBool: false,
+    doc: "With -from-flannel: where the CNI plugins are; by default /opt/cni/bin.",
+  },
+  {
+    name: "cni-conf-dir",
+    isBool: false,
+    doc: "With -from-flannel: where their configuration is; by default /etc/cni/net.d.",
+  },
+];
+
+/** What flannel has on this host. */
+interface FlannelHere {
+  readonly process: FlanneldProcess | undefined;
+  readonly taken: TakenOver;
+  /** Variables of subnet.env, `NAME=value`. */
+  readonly subnetEnv: readonly string[];
+  readonly devices: readonly string[];
+  /** Configuration lists with a plugin `flannel`. */
+  readonly conflists: readonly string[];
+}
+
+/**
+ * What swapping the flannel of this host for flannel-lite would change. Changes nothing, and needs neither a
+ * configuration nor that flanneld is stopped. Where no plan can be made it says why, behind what can be said.
+ * @throws FlannelError `command/flanneld` where it is not clear which flanneld is meant, `config/invalid` where its
+ * settings and ours contradict each other
+ */
+export async function planFromFlannel({
+  loaded,
+  reread,
+  env,
+  stop,
+}: CommandInput): Promise<{ output: string; exitCode: number }> {
+  const process = findProcess(loaded);
+  const taken = takeOver(process?.argv ?? [], process?.env ?? {});
+  const effective = reread(taken.source);
+  const { config } = effective;
+  const cni = cniDirectories(loaded);
+  const here: FlannelHere = {
+    process,
+    taken,
+    subnetEnv: readVariables(config.host.subnetFile),
+    devices: await readDevices(),
+    conflists: findConflists(cni.confDir),
+  };
+  const planned = await tryPlan(readable(effective, process?.root), accessOf(process, env), stop);
+  const files = previewInstallCni(cni.request);
+  const answer = { here, effective, planned, files };
+  const output =
+    loaded.commandFlags.get("json") === "true"
+      ? `${JSON.stringify(jsonOf(answer))}\n`
+      : `${textOf(answer).join("\n")}\n`;
+  return { output, exitCode: "trouble" in planned ? 1 : 0 };
+}
+
+interface Answer {
+  readonly here: FlannelHere;
+  readonly effective: Loaded;
+  readonly planned: PlanReport | { readonly trouble: string };
+  readonly files: readonly CniChange[];
+}
+
+function findProcess({ config, commandFlags }: Loaded): FlanneldProcess | undefined {
+  const pid = commandFlags.get("flanneld-pid");
+  const pids = pid === undefined ? candidates(config) : [Number(pid)];
+  if (pids.length > 1)
+    throw mistake(
+      `several flannelds run here: pids ${pids.join(", ")}`,
+      "Name the one that is meant with -flanneld-pid",
+    );
+  const [only] = pids;
+  if (only === undefined) return undefined;
+  const found = Number.isInteger(only) && only > 0 ? readFlanneldProcess(only) : undefined;
+  if (found === undefined) throw mistake(`no process ${pid ?? only} to be looked at`, "Run this as root");
+  return found;
+}
+
+/** Those of our network, else any: without a configuration nothing says which network is meant. */
+function candidates({ host, store }: Config): number[] {
+  const all = findFlanneld({ prefix: store.etcd.prefix, subnetFile: host.subnetFile });
+  const ours = all.filter(({ servesAnother }) => !servesAnother);
+  return (ours.length > 0 ? ours : all).map(({ pid }) => pid);
+}
+
+function mistake(message: string, remedy: string): FlannelError {
+  return new FlannelError("command/flanneld", message, {}, { exitCode: 2, remedy });
+}
+
+function cniDirectories({ commandFlags }: Loaded) {
+  const given = (name: string, flag: string) => {
+    const directory = commandFlags.get(name);
+    return directory === undefined ? [] : [`-${flag}=${directory}`];
+  };
+  const request = parseInstallCni([...given("cni-bin-dir", "bin-dir"), ...given("cni-conf-dir", "conf-dir")]);
+  if (request === "help") throw new Error("nobody asked for help");
+  return { request, confDir: request.confDir };
+}
+
+function readVariables(path: string): string[] {
+  const text = smallFile(path) ?? "";
+  return [...envFileValues(text)].map(([name, value]) => `${name}=${value}`);
+}
+
+function findConflists(directory: string): string[] {
+  let names: string[];
+  try {
+    names = readdirSync(directory).sort();
+  } catch {
+    return [];
+  }
+  const paths = names
+    .filter((name) => /\.(conf|conflist|json)$/.test(name))
+    .map((name) => join(directory, name));
+  return paths.filter((path) => parseConflist(smallFile(path) ?? "") !== undefined);
+}
+
+/** Undefined for what is no small regular file that can be read. */
+function smallFile(path: string): string | undefined {
+  try {
+    const stat = statSync(path);
+    return stat.isFile() && stat.size <= envFileBytesMax ? readFileSync(path, "utf8") : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function readDevices(): Promise<string[]> {
+  const kernel = await openAddon().openKernel();
+  try {
+    const links = await kernel.links();
+    return links.filter(({ name }) => /^flannel[.\d-]/.test(name)).map(linkText);
+  } finally {
+    kernel.close();
+  }
+}
+
+function linkText({ name, kind, mtuBytes, mac, vxlan, alias }: KernelLink): string {
+  const tunnel =
+    vxlan === undefined
+      ? ""
+      : ` id ${vxlan.vni}${vxlan.local && ` local ${vxlan.local}`} dstport ${vxlan.port}`;
+  return `${name} ${kind}${tunnel} mtu ${mtuBytes}${mac && ` mac ${mac}`}${alias && " (ours)"}`;
+}
+
+/** Files that flanneld names are looked for where it sees them, which may be in a container. */
+function readable({ config, origins }: Loaded, root: string | undefined): Config {
+  if (root === undefined) return config;
+  const seen = (path: string, file: string | undefined) => {
+    const origin = origins.get(path) ?? "default";
+    const isTheirs = origin === "default" || origin.startsWith("flanneld's ");
+    return file !== undefined && isTheirs ? (pathInRoot(root, file) ?? file) : file;
+  };
+  const { store, kubernetes } = config;
+  const { cafile, certfile, keyfile } = store.etcd;
+  return {
+    ...config,
+    store: {
+      ...store,
+      etcd: {
+        ...store.etcd,
+        cafile: seen("store.etcd.cafile", cafile),
+        certfile: seen("store.etcd.certfile", certfile),
+        keyfile: seen("store.etcd.keyfile", keyfile),
+      },
+    },
+    kubernetes: {
+      ...kubernetes,
+      kubeconfig: seen("kubernetes.kubeconfig", kubernetes.kubeconfig),
+      netConfig: seen("kubernetes.net_config", kubernetes.netConfig) ?? kubernetes.netConfig,
+    },
+  };
+}
+
+const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/** Outside of a pod the store is asked in the way, and with the account, that flanneld's pod has. */
+function accessOf(
+  process: FlanneldProcess | undefined,
+  env: CommandInput["env"],
+): Pick<StoreEnvironment, "env" | "serviceAccountDir"> {
+  const isPod = (env["KUBERNETES_SERVICE_HOST"] ?? "") !== "";
+  const account =
+    isPod || process?.root === undefined ? undefined : pathInRoot(process.root, serviceAccountDir);
+  return {
+    env: { ...process?.env, ...env },
+    ...(account === undefined ? {} : { serviceAccountDir: account }),
+  };
+}
+
+async function tryPlan(
+  config: Config,
+  access: Pick<StoreEnvironment, "env" | "serviceAccountDir">,
+  stop: AbortSignal,
+): Promise<PlanReport | { readonly trouble: string }> {
+  try {
+    return await readPlan(config, access, stop);
+  } catch (error) {
+    if (!(error instanceof FlannelError)) throw error;
+    return { trouble: errorText(error) };
+  }
+}
+
+function jsonOf({ here, effective, planned, files }: Answer): object {
+  const { process, taken, ...rest } = here;
+  const isPlan = !("trouble" in planned);
+  return {
+    flannel: {
+      pid: process?.pid ?? null,
+      program: process?.program ?? null,
+      startedBy: process?.startedBy ?? null,
+      flags: taken.flags,
+      variables: process?.env === undefined ? null : taken.variables,
+      store: isPlan ? planned.store : null,
+      network: isPlan ? planned.network : null,
+      ...rest,
+    },
+    configToml: settingsToml(effective),
+    plan: isPlan ? planJson(planned) : null,
+    planTrouble: isPlan ? null : planned.trouble,
+    cniFiles: files,
+    notTakenOver: taken.lost,
+  };
+}
+
+function textOf({ here, effective, planned, files }: Answer): string[] {
+  const isPlan = !("trouble" in planned);
+  const { process, taken } = here;
+  const variables = process?.env === undefined ? ["cannot be read"] : taken.variables;
+  const facts: [string, readonly string[]][] = [
+    ["program", process?.program === undefined ? [] : [process.program]],
+    ["started by", process?.startedBy === undefined ? [] : [process.startedBy]],
+    ["flags", taken.flags],
+    ["environment", process === undefined ? [] : variables],
+    ["leases", isPlan ? [planned.store] : []],
+    ["network", isPlan ? [planned.network.trim().replaceAll(/\s+/g, " ")] : []],
+    ["subnet.env", here.subnetEnv],
+    ["devices", here.devices],
+    ["CNI", here.conflists],
+  ];
+  const settings = settingsToml(effective);
+  return [
+    process === undefined
+      ? "# No flanneld runs here: what follows is what one has left"
+      : `# flanneld runs here, pid ${process.pid}`,
+    ...facts.flatMap(([name, values]) =>
+      values.map((value, at) => `#   ${at === 0 ? name : ""}`.padEnd(16) + value),
+    ),
+    "",
+    "# config.toml that does the same, but for defaults",
+    ...(settings.length === 0 ? ["# (the defaults do)"] : settings),
+    "",
+    "# A start of flannel-lite with it",
+    ...(isPlan ? planLines(planned) : [`# cannot be planned: ${planned.trouble}`]),
+    "",
+    "# flannel-lite install cni",
+    ...(files.length === 0 ? ["# changes nothing"] : files.map(fileText)),
+    ...(taken.lost.length === 0
+      ? []
+      : ["", "# Not taken over", ...taken.lost.map((text) => `# ${printable(text)}`)]),
+  ];
+}
+
+/** Names and texts that others chose must not steer a terminal. */
+function printable(text: string): string {
+  return text.replaceAll(/\p{Cc}/gu, "?");
+}
+
+function fileText({ op, path, was }: CniChange): string {
+  return `${op} file ${path}${was === "foreign" ? "  # not written by us: takes -force" : ""}`;
+}
