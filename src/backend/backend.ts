@@ -5,11 +5,30 @@ import type { Prefix } from "../net/prefix.ts";
 import type { Reach } from "../net/reach.ts";
 import type { Uplink } from "../net/uplink.ts";
 import type { Latency, Plan, Strict, TunnelEngine } from "../plan/plan.ts";
-import type { ExtensionCommands, ExtensionPermission } from "./extension.ts";
 import type { RefusedPeer } from "./peers.ts";
 
 /** Who carries the packets; nobody of ours where routes over the uplink do, or nothing does. */
 export type EngineName = TunnelEngine | "kernel" | "none";
+
+/** What an operator has run in place of a data path of ours, each a text for `sh -c`; as root. */
+export interface ExtensionCommands {
+  /** Before the lease is taken; what it prints is published as BackendData. */
+  readonly preStartup?: string;
+  /** Once the lease is ours. */
+  readonly postStartup?: string;
+  readonly subnetAdd?: string;
+  readonly subnetRemove?: string;
+}
+
+/** What this host's own configuration says of such commands. */
+export interface ExtensionPermission {
+  /** Whether the network configuration, which whoever writes to the store can change, may name commands too. */
+  readonly extensionCommands: "local" | "store";
+  readonly preStartupCommand: string | undefined;
+  readonly postStartupCommand: string | undefined;
+  readonly subnetAddCommand: string | undefined;
+  readonly subnetRemoveCommand: string | undefined;
+}
 
 /** What a backend is told about its surroundings. */
 export interface BackendContext {

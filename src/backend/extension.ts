@@ -2,28 +2,8 @@ import { FlannelError } from "../base/error.ts";
 import type { BackendConfig } from "../config/network.ts";
 import { type Lease, leaseKey } from "../lease/lease.ts";
 import { emptyPlan, type ExtensionItem } from "../plan/plan.ts";
-import type { BackendContext, BackendSetup } from "./backend.ts";
+import type { BackendContext, BackendSetup, ExtensionCommands, ExtensionPermission } from "./backend.ts";
 import { type RefusedPeer, selectPeers } from "./peers.ts";
-
-/** What an operator has run in place of a data path of ours, each a text for `sh -c`; as root. */
-export interface ExtensionCommands {
-  /** Before the lease is taken; what it prints is published as BackendData. */
-  readonly preStartup?: string;
-  /** Once the lease is ours. */
-  readonly postStartup?: string;
-  readonly subnetAdd?: string;
-  readonly subnetRemove?: string;
-}
-
-/** What this host's own configuration says of such commands. */
-export interface ExtensionPermission {
-  /** Whether the network configuration, which whoever writes to the store can change, may name commands too. */
-  readonly extensionCommands: "local" | "store";
-  readonly preStartupCommand: string | undefined;
-  readonly postStartupCommand: string | undefined;
-  readonly subnetAddCommand: string | undefined;
-  readonly subnetRemoveCommand: string | undefined;
-}
 
 /** A peer's data goes to a command on standard input: longer data is nobody's. */
 export const backendDataBytesMax = 4_096;

@@ -10,7 +10,7 @@ import { type Report, reportJson, reportMarkdown, reportText } from "../bench/re
 import { interopRowSpecs, rowSpecs } from "../bench/row.ts";
 import { benchStore, storeRowNames } from "../bench/store.ts";
 import type { CommandFlag } from "../config/load.ts";
-import { jsonFlag } from "./command.ts";
+import { jsonFlag, usage } from "./command.ts";
 import { requireRoot } from "./run.ts";
 
 export const benchFlags: readonly CommandFlag[] = [
@@ -184,10 +184,6 @@ function numberOf(
   const value = text === undefined || text === "" ? fallback : Number(text);
   if (value >= min && value <= max && (!whole || Number.isInteger(value))) return value;
   throw usage(`-${flag} must be ${whole ? "a whole number " : ""}from ${min} to ${max}`);
-}
-
-function usage(message: string): FlannelError {
-  return new FlannelError("config/invalid", message, {}, { exitCode: 2 });
 }
 
 function say(text: string): void {

@@ -1,3 +1,4 @@
+import { isJson } from "./command.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import type { CommandFlag, Loaded } from "../config/load.ts";
 import { type Config, sections, type Setting } from "../config/schema.ts";
@@ -45,8 +46,8 @@ export function checkOutput({ config, origins, commandFlags }: Loaded, uplink?: 
     return option.secret && value !== undefined ? "<hidden>" : value;
   };
   const originFor = ({ path }: Setting): string => origins.get(path) ?? "default";
-  const isJson = commandFlags.get("json") === "true";
-  if (isJson) return `${JSON.stringify(jsonAnswer(valueFor, originFor, uplink), null, 2)}\n`;
+  if (isJson({ commandFlags }))
+    return `${JSON.stringify(jsonAnswer(valueFor, originFor, uplink), null, 2)}\n`;
   return `${[...textLines(valueFor, originFor), ...uplinkLines(uplink)].join("\n")}\n`;
 }
 

@@ -1,3 +1,4 @@
+import { FlannelError } from "../base/error.ts";
 import type { CommandFlag, Loaded } from "../config/load.ts";
 import type { Source } from "../config/source.ts";
 
@@ -40,3 +41,13 @@ export interface Command {
 }
 
 export const jsonFlag: CommandFlag = { name: "json", isBool: true, doc: "Answer in JSON." };
+
+/** Whether {@link jsonFlag} is set. */
+export function isJson({ commandFlags }: Pick<Loaded, "commandFlags">): boolean {
+  return commandFlags.get(jsonFlag.name) === "true";
+}
+
+/** For words of the command line that the command does not take. */
+export function usage(message: string): FlannelError {
+  return new FlannelError("config/invalid", message, {}, { exitCode: 2 });
+}

@@ -1,9 +1,8 @@
-import { FlannelError } from "../base/error.ts";
 import { version } from "../version.ts";
 import { bench, benchFlags } from "./bench.ts";
 import { checkFlags, checkOutput, lookAtUplink } from "./check.ts";
 import { cleanup } from "./cleanup.ts";
-import { type Command, jsonFlag } from "./command.ts";
+import { type Command, jsonFlag, usage } from "./command.ts";
 import { dockerOpts, dockerOptsProgram } from "./docker-opts.ts";
 import { type DemoEngine, demo, demoEngines } from "./demo.ts";
 import { type DemoStore, demoStores } from "../demo/store.ts";
@@ -198,8 +197,4 @@ function demoStore(text: string = demoStores[0]): DemoStore {
   if (store === undefined)
     throw usage(`-store: ${JSON.stringify(text)} is neither of ${demoStores.join(", ")}`);
   return store;
-}
-
-function usage(message: string): FlannelError {
-  return new FlannelError("config/invalid", message, {}, { exitCode: 2 });
 }

@@ -13,7 +13,7 @@ import { parseMac } from "../net/mac.ts";
 import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
 import { openStoreOperator, ownHolderId } from "../store/open.ts";
 import type { StoredLease, StoreOperator } from "../store/operator.ts";
-import { type CommandInput, jsonFlag } from "./command.ts";
+import { type CommandInput, isJson, jsonFlag, usage } from "./command.ts";
 import { tableText } from "./table-text.ts";
 
 export const leasesWords = "list (the default), reserve SUBNET or release SUBNET";
@@ -31,7 +31,7 @@ export const leasesFlags: readonly CommandFlag[] = [
 export async function leases({ loaded, words, stop }: CommandInput): Promise<string> {
   const { config, commandFlags } = loaded;
   const [action = "list", subnetText, ...rest] = words;
-  const json = commandFlags.get("json") === "true";
+  const json = isJson(loaded);
   const force = commandFlags.get("force") === "true";
   if (!["list", "reserve", "release"].includes(action))
     throw usage(`leases takes ${leasesWords}, not ${JSON.stringify(action)}`);
@@ -277,8 +277,4 @@ function macOf({ attributes }: Pick<StoredLease, "attributes">): string | undefi
 /** On one line and of bounded length, whatever a store or a command line holds. */
 function shown(text: string): string {
   return JSON.stringify(text.slice(0, 128));
-}
-
-export function usage(message: string): FlannelError {
-  return new FlannelError("config/invalid", message, {}, { exitCode: 2 });
 }

@@ -8,9 +8,9 @@ import { leaseKey } from "../lease/lease.ts";
 import { strandedLeases } from "../lease/reservation.ts";
 import { migrateStore, openStoreOperator } from "../store/open.ts";
 import type { StoreOperator } from "../store/operator.ts";
-import { type CommandInput, jsonFlag } from "./command.ts";
+import { type CommandInput, isJson, jsonFlag, usage } from "./command.ts";
 import { documentDifference } from "../config/document-difference.ts";
-import { leaseText, usage } from "./leases.ts";
+import { leaseText } from "./leases.ts";
 import { readDocument } from "./read-document.ts";
 
 export const networkWords = "get (the default), set FILE (or - for standard input) or migrate-v2";
@@ -25,7 +25,7 @@ export const networkFlags: readonly CommandFlag[] = [
 export async function network({ loaded, words, stop }: CommandInput): Promise<string> {
   const { config, commandFlags } = loaded;
   const [action = "get", file, ...rest] = words;
-  const json = commandFlags.get("json") === "true";
+  const json = isJson(loaded);
   const force = commandFlags.get("force") === "true";
   const document = commandFlags.get("document");
   if (!["get", "set", "migrate-v2"].includes(action))

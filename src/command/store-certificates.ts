@@ -9,8 +9,8 @@ import {
   initCertificates,
   renewCertificates,
 } from "../store/embedded/certificates.ts";
-import type { CommandInput } from "./command.ts";
-import { dataDirOf, isJson, usage } from "./store.ts";
+import { type CommandInput, isJson, usage } from "./command.ts";
+import { dataDirOf } from "./store-data-dir.ts";
 
 /** Makes what is missing of the store's certificates, and says what each host's configuration needs. */
 export function storeInit(input: CommandInput, moreHosts: readonly string[]): string {
@@ -25,7 +25,7 @@ export function storeInit(input: CommandInput, moreHosts: readonly string[]): st
   if (twice !== undefined) throw usage(`the host ${JSON.stringify(twice[0])} is named twice`);
   const dataDir = resolve(dataDirOf(input));
   const written = initCertificates(openAddon(), { dataDir, hosts, now: new Date(), ...caKeyOf(input) });
-  if (isJson(input)) return `${JSON.stringify({ written })}\n`;
+  if (isJson(input.loaded)) return `${JSON.stringify({ written })}\n`;
   const { port } = tryParseListenAddress(config.store.embedded.listen) ?? { port: 2379 };
   return [
     ...written.map((path) => `wrote ${path}`),
@@ -41,7 +41,7 @@ export function storeInit(input: CommandInput, moreHosts: readonly string[]): st
 export function storeRenew(input: CommandInput): string {
   const dataDir = resolve(dataDirOf(input));
   const renewed = renewCertificates(openAddon(), { dataDir, now: new Date(), ...caKeyOf(input) });
-  if (isJson(input)) return `${JSON.stringify({ renewed })}\n`;
+  if (isJson(input.loaded)) return `${JSON.stringify({ renewed })}\n`;
   return [
     ...renewed.map((path) => `renewed ${path}`),
     "# the running store reads its own by itself; copy the members' to their hosts, which read them by themselves too",

@@ -1,8 +1,7 @@
 import { systemClock } from "../base/clock.ts";
 import { silentLog } from "../base/log.ts";
 import { type RemoteStore, transferStore } from "../store/open.ts";
-import type { CommandInput } from "./command.ts";
-import { isJson, usage } from "./store.ts";
+import { type CommandInput, isJson, usage } from "./command.ts";
 
 /** Copies the network between the configured store and another one, and says how hosts change over. */
 export async function storeMigrate(input: CommandInput): Promise<string> {
@@ -22,7 +21,7 @@ export async function storeMigrate(input: CommandInput): Promise<string> {
   };
   const environment = { log: silentLog, clock: systemClock };
   const done = await transferStore(loaded.config, { remote, direction }, environment, stop);
-  if (isJson(input)) return `${JSON.stringify(done, null, 2)}\n`;
+  if (isJson(input.loaded)) return `${JSON.stringify(done, null, 2)}\n`;
   return [
     ...done.copied.map(({ key, ttlSeconds }) =>
       ttlSeconds === null ? `copied ${key}` : `copied ${key}, which lapses in ${ttlSeconds} s`,

@@ -1,8 +1,7 @@
 import { readSync } from "node:fs";
 import { hashPassword, passwordBytesMax } from "../store/embedded/users.ts";
 import { parseUsers } from "../store/embedded/users-file.ts";
-import type { CommandInput } from "./command.ts";
-import { usage } from "./store.ts";
+import { type CommandInput, usage } from "./command.ts";
 
 /** Reads a password from standard input and gives the user's line for store.embedded.users_file. */
 export async function storePassword({ loaded }: CommandInput, name: string): Promise<string> {

@@ -1,11 +1,11 @@
-import { FlannelError } from "../base/error.ts";
 import { openLog } from "../base/log.ts";
 import type { CommandFlag } from "../config/load.ts";
 import { trustSettings } from "../store/open.ts";
 import { version } from "../version.ts";
-import { type CommandInput, jsonFlag } from "./command.ts";
+import { type CommandInput, jsonFlag, usage } from "./command.ts";
 import { storeBackup, storeRestore } from "./store-backup.ts";
 import { storeInit, storeRenew } from "./store-certificates.ts";
+import { dataDirOf } from "./store-data-dir.ts";
 import { storeMigrate } from "./store-migrate.ts";
 import { storePassword } from "./store-password.ts";
 
@@ -74,15 +74,6 @@ export async function store(input: CommandInput): Promise<string> {
   }
 }
 
-/** Where the store is: what the command line says, else the configuration. */
-export function dataDirOf({ loaded: { config, commandFlags } }: CommandInput): string {
-  return commandFlags.get("data-dir") ?? config.store.embedded.dataDir;
-}
-
-export function isJson({ loaded }: CommandInput): boolean {
-  return loaded.commandFlags.get("json") === "true";
-}
-
 /** Serves until `stop` aborts. */
 async function serve(input: CommandInput): Promise<void> {
   const { loaded, stop } = input;
@@ -110,8 +101,4 @@ function refuseWords(words: readonly string[], max: number): void {
 function requireWord([word]: readonly string[], otherwise: string): string {
   if (word === undefined || word === "") throw usage(otherwise);
   return word;
-}
-
-export function usage(message: string): FlannelError {
-  return new FlannelError("config/invalid", message, {}, { exitCode: 2 });
 }

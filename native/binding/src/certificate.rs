@@ -3,6 +3,8 @@ use flannel_lite_core::certificate as core;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
+use crate::value::reason;
+
 /// What is to be certified.
 #[napi(object)]
 pub struct CertificateRequest {
@@ -41,7 +43,7 @@ pub fn issue_authority(
     // A float beyond the range saturates, and is refused behind the border.
     core::issue_authority(&common_name, not_before as u64, not_after as u64)
         .map(mirror)
-        .map_err(|refusal| Error::from_reason(refusal.to_string()))
+        .map_err(reason)
 }
 
 /// A certificate with a new key, signed by an authority that `issue_authority` made.
@@ -62,7 +64,7 @@ pub fn issue_certificate(
     };
     core::issue(&authority_name, &authority_key, &request)
         .map(mirror)
-        .map_err(|refusal| Error::from_reason(refusal.to_string()))
+        .map_err(reason)
 }
 
 fn mirror(issued: core::Issued) -> IssuedCertificate {

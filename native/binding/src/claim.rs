@@ -4,6 +4,7 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use crate::handover::{Descriptors, NamedDescriptor};
+use crate::value::reason;
 
 /// A name claimed in this network namespace, or who has it.
 #[napi]
@@ -29,13 +30,13 @@ impl Claim {
         let claim = handed.and_then(|handed| handed.inner.take(&handover::name::claim(&name)));
         if let Some(claim) = claim {
             let claim = core::adopt(&name, claim);
-            let claim = claim.map_err(|error| Error::from_reason(error.to_string()))?;
+            let claim = claim.map_err(reason)?;
             return Ok(Self {
                 name,
                 claimed: Some(core::Claimed::Ours(claim)),
             });
         }
-        let claimed = core::claim(&name).map_err(|error| Error::from_reason(error.to_string()))?;
+        let claimed = core::claim(&name).map_err(reason)?;
         Ok(Self {
             name,
             claimed: Some(claimed),

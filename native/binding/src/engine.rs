@@ -2,16 +2,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use flannel_lite_core::datapath::driver::Latency;
 use flannel_lite_core::datapath::engine as core;
 use flannel_lite_core::datapath::shared::RefusedPacket as CoreRefused;
-use flannel_lite_core::forward::prefix::Prefix;
 use flannel_lite_core::forward::table::{Encapsulation, PeerSpec, Strict, TableSpec};
 use flannel_lite_core::sys::udp::Layout;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use crate::handover::{Descriptors, NamedDescriptor, named};
+use crate::value::{address, invalid, latency, layout, optional_mac, prefixes, reason};
 
 /// What an engine is opened with.
 #[napi(object)]
@@ -250,26 +249,6 @@ fn encapsulation(table: &ForwardingTable) -> Result<Encapsulation> {
     Ok(Encapsulation::Bare { v4, v6 })
 }
 
-/// The sockets of an encapsulation.
-pub fn layout(encapsulation: Option<&str>) -> Result<Layout> {
-    match encapsulation {
-        None | Some("vxlan") => Ok(Layout::Spread),
-        Some("udp") => Ok(Layout::Single),
-        Some("ipip") => Ok(Layout::Raw),
-        Some(other) => Err(invalid("encapsulation", other)),
-    }
-}
-
-fn optional_mac(text: Option<&str>) -> Result<[u8; 6]> {
-    text.map_or(Ok([0; 6]), mac)
-}
-
-fn latency(text: Option<&str>) -> Result<Latency> {
-    text.map_or(Ok(Latency::default()), |text| {
-        text.parse().map_err(|()| invalid("latency", text))
-    })
-}
-
 fn traffic(stats: core::TrafficStats) -> TrafficCounters {
     TrafficCounters {
         packets: stats.packets as f64,
@@ -284,37 +263,4 @@ fn refused(packet: CoreRefused) -> RefusedPacket {
         inner_source: packet.inner_source.to_string(),
         inner_destination: packet.inner_destination.to_string(),
     }
-}
-
-/// Reads an IP address.
-pub fn address(text: &str) -> Result<IpAddr> {
-    text.parse().map_err(|_| invalid("address", text))
-}
-
-fn prefixes(texts: &[String]) -> Result<Vec<Prefix>> {
-    texts
-        .iter()
-        .map(|text| text.parse().map_err(|()| invalid("prefix", text)))
-        .collect()
-}
-
-fn mac(text: &str) -> Result<[u8; 6]> {
-    let byte = |part: &str| {
-        u8::from_str_radix(part, 16)
-            .ok()
-            .filter(|_| part.len() == 2)
-    };
-    let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| invalid("mac", text))
-}
-
-fn invalid(what: &str, value: &str) -> Error {
-    Error::from_reason(format!("EINVAL: {what} {value}"))
-}
-
-/// The text by which the other side tells failures apart.
-pub fn reason(error: flannel_lite_core::error::Error) -> Error {
-    Error::from_reason(error.to_string())
 }

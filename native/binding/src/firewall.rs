@@ -5,11 +5,13 @@ use flannel_lite_core::sys::xtables::{self, Family};
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
+use crate::value::reason;
+
 /// Listens to nf_tables in the network namespace of the process, for changes to chains of these names.
 #[napi]
 pub async fn open_firewall_monitor(chains: Vec<String>) -> Result<FirewallMonitor> {
     Ok(FirewallMonitor {
-        monitor: NftablesMonitor::open(chains).map_err(failed)?,
+        monitor: NftablesMonitor::open(chains).map_err(reason)?,
     })
 }
 
@@ -24,7 +26,7 @@ impl FirewallMonitor {
     /// The next batch of changes, null after `close`.
     #[napi]
     pub async fn next(&self) -> Result<Option<FirewallChange>> {
-        let change = self.monitor.next().await.map_err(failed)?;
+        let change = self.monitor.next().await.map_err(reason)?;
         Ok(change.map(FirewallChange::from))
     }
 
@@ -62,13 +64,9 @@ pub fn legacy_table_state(family: u32, table: String) -> Result<String> {
     let family = match family {
         4 => Family::Ipv4,
         6 => Family::Ipv6,
-        _ => return Err(failed(CoreError::invalid(operation, "no such family"))),
+        _ => return Err(reason(CoreError::invalid(operation, "no such family"))),
     };
     xtables::table_shape(family, &table)
         .map(|shape| format!("{shape:?}"))
-        .map_err(|error| failed(CoreError::from_io(&error, operation)))
-}
-
-fn failed(error: CoreError) -> Error {
-    Error::from_reason(error.to_string())
+        .map_err(|error| reason(CoreError::from_io(&error, operation)))
 }

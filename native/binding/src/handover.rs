@@ -8,7 +8,7 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use tokio::task::spawn_blocking;
 
-use crate::engine::layout;
+use crate::value::{layout, reason};
 
 /// An open descriptor of this process.
 #[napi(object)]
@@ -125,7 +125,7 @@ impl Door {
     pub async fn next(&self) -> Result<Option<Visitor>> {
         let door = Arc::clone(&self.inner);
         let visitor = spawn_blocking(move || door.next()).await;
-        let visitor = visitor.map_err(|error| Error::from_reason(error.to_string()))?;
+        let visitor = visitor.map_err(reason)?;
         let visitor = visitor.map_err(reason)?;
         Ok(visitor.map(|peer| Visitor { pid: peer.pid }))
     }
@@ -145,9 +145,7 @@ impl Door {
             .map(|one| (one.name, one.number))
             .collect();
         let granted = spawn_blocking(move || door.grant(&all)).await;
-        granted
-            .map_err(|error| Error::from_reason(error.to_string()))?
-            .map_err(reason)
+        granted.map_err(reason)?.map_err(reason)
     }
 
     /// Ends `next`, and lets a successor go on. May be called twice.
@@ -161,13 +159,9 @@ impl Door {
 #[napi]
 pub async fn take_over(path: String) -> Result<Either<Descriptors, String>> {
     let answer = spawn_blocking(move || core::take_over(&path)).await;
-    let answer = answer.map_err(|error| Error::from_reason(error.to_string()))?;
+    let answer = answer.map_err(reason)?;
     Ok(match answer.map_err(reason)? {
         core::Answer::Granted(inner) => Either::A(Descriptors { inner }),
         core::Answer::Refused(why) => Either::B(why),
     })
-}
-
-fn reason(error: CoreError) -> Error {
-    Error::from_reason(error.to_string())
 }

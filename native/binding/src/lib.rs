@@ -15,3 +15,4 @@ mod netlink;
 mod notify;
 mod probe;
 mod tun;
+mod value;

@@ -1,10 +1,10 @@
 //! Service notifications.
-use flannel_lite_core::error::Error as CoreError;
 use flannel_lite_core::notify as core;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use crate::handover::NamedDescriptor;
+use crate::value::reason;
 
 /// Sends one datagram to the systemd notification socket `path` (`@` first: abstract).
 #[napi]
@@ -36,8 +36,4 @@ pub fn notify_descriptors(
 #[napi]
 pub fn notify_barrier(path: String) -> Result<()> {
     core::barrier(&path).map_err(reason)
-}
-
-fn reason(error: CoreError) -> Error {
-    Error::from_reason(error.to_string())
 }

@@ -6,7 +6,8 @@ use flannel_lite_core::wire::virtio;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
-use crate::engine::{ForwardingTable, address, reason, table_spec};
+use crate::engine::{ForwardingTable, table_spec};
+use crate::value::{address, reason};
 
 /// A packet as a TUN gives it.
 #[napi(object)]

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { backendDataBytesMax, type ExtensionPermission } from "../../../src/backend/extension.ts";
+import type { ExtensionPermission } from "../../../src/backend/backend.ts";
+import { backendDataBytesMax } from "../../../src/backend/extension.ts";
 import { setUpBackend } from "../../../src/backend/open.ts";
 import type { Json, Lease } from "../../../src/lease/lease.ts";
 import { encodeLeaseValue } from "../../../src/store/etcd/codec.ts";
