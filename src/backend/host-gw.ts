@@ -5,6 +5,7 @@ import { isOneHop, type Reach } from "../net/reach.ts";
 import { type Uplink, uplinkInterface } from "../net/uplink.ts";
 import { emptyPlan, type RouteItem } from "../plan/plan.ts";
 import type { BackendContext, BackendPlan, BackendSetup } from "./backend.ts";
+import { localAddress } from "./local-address.ts";
 import { nextHop, type RefusedPeer, selectPeers } from "./peers.ts";
 
 /**
@@ -55,9 +56,15 @@ function planHostGw(
   return { plan: { ...emptyPlan, routes }, refused };
 }
 
-/** What peers use as gateways: addresses on the uplink itself. As flannel does, only the IPv4 one is compared. */
-function publicAddresses({ address, addressV6, publicIp, publicIpv6 }: Uplink, overlay: readonly Prefix[]) {
-  if (publicIp !== undefined && !publicIp.equals(address)) {
+/**
+ * What peers use as gateways: addresses on the uplink itself, one for each family of the network. As flannel does,
+ * only the IPv4 one is compared.
+ */
+function publicAddresses(uplink: Uplink, overlay: readonly Prefix[]) {
+  const [hasIpv4, hasIpv6] = [4, 6].map((wanted) => overlay.some(({ family }) => family === wanted));
+  const address = hasIpv4 ? localAddress(uplink) : uplink.address;
+  const { publicIp, publicIpv6 } = uplink;
+  if (publicIp !== undefined && address !== undefined && !publicIp.equals(address)) {
     throw new FlannelError(
       "uplink/nat",
       "your PublicIP differs from interface IP, meaning that probably you're on a NAT, which is not supported by host-gw backend",
@@ -68,6 +75,5 @@ function publicAddresses({ address, addressV6, publicIp, publicIpv6 }: Uplink, o
       },
     );
   }
-  const hasIpv6 = overlay.some(({ family }) => family === 6);
-  return { publicIp: address, publicIpv6: hasIpv6 ? (publicIpv6 ?? addressV6) : undefined };
+  return { publicIp: address, publicIpv6: hasIpv6 ? (publicIpv6 ?? localAddress(uplink, 6)) : undefined };
 }

@@ -64,7 +64,9 @@ export function selectPeers(all: readonly Lease[], context: PeerContext): PeerSe
 
 /** What is wrong with a lease taken by itself. */
 function ownReason(lease: Lease, context: PeerContext): Refusal | undefined {
-  const { own, overlay, backendType, family = 4 } = context;
+  const { own, overlay, backendType } = context;
+  // Nodes are known by their IPv4 address, but in a network of IPv6 alone.
+  const family = context.family ?? (overlay.some((network) => network.family === 4) ? 4 : 6);
   const { backendType: type } = lease.attributes;
   if (backendType !== undefined && type !== backendType)
     return {

@@ -8,6 +8,7 @@ import { isOneHop, type Reach } from "../net/reach.ts";
 import { type Uplink, type UplinkInterface, uplinkInterface } from "../net/uplink.ts";
 import { emptyPlan, type LinkItem, type Plan, type TunnelEngine } from "../plan/plan.ts";
 import type { BackendContext, BackendPlan, TunnelSetup } from "./backend.ts";
+import { localAddress } from "./local-address.ts";
 import { mergeRefused, nextHop, type RefusedPeer, selectPeers } from "./peers.ts";
 import {
   deriveVtepMac,
@@ -90,21 +91,7 @@ export function setUpVxlan(config: BackendConfig, context: BackendContext): Tunn
 /** @throws FlannelError `network/mtu`, `uplink/no-address` */
 function openTunnel(family: Family, uplink: Uplink, { vni, underlayMtuBytes }: VxlanOptions): FamilyTunnel {
   const via = uplinkInterface(uplink, family);
-  const local = family === 4 ? uplink.address : uplink.addressV6;
-  if (local === undefined) {
-    throw new FlannelError(
-      "uplink/no-address",
-      `interface ${via.name} has no usable IPv${family} address, and the network has IPv${family}`,
-      {},
-      {
-        exitCode: 1,
-        remedy:
-          family === 4
-            ? "Give it one, or name another interface with uplink.interface"
-            : "Give it one that is not link-local, name one elsewhere with uplink.public_ipv6, or take EnableIPv6 out of the network configuration",
-      },
-    );
-  }
+  const local = localAddress(uplink, family);
   const mtuBytes = (underlayMtuBytes ?? via.mtuBytes) - vxlanOverheadBytes[family];
   if (mtuBytes < mtuBytesMin[family]) {
     const mtu =

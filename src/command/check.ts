@@ -6,6 +6,7 @@ import { tomlText } from "../config/toml-text.ts";
 import { chooseUplink, passedOverLines, uplinkChoice } from "../host/uplink.ts";
 import type { ChosenUplink } from "../host/uplink-decision.ts";
 import { openAddon } from "../native/addon.ts";
+import type { IpAddress } from "../net/address.ts";
 import type { Uplink } from "../net/uplink.ts";
 
 /** `check` takes these beside the flags of `run`. */
@@ -69,21 +70,21 @@ function uplinkLines(answer: UplinkAnswer | undefined): string[] {
   if (answer === undefined) return [];
   if ("trouble" in answer) return ["", `# On this host, no uplink: ${answer.trouble}`];
   const { uplink, reason, passedOver } = answer;
-  const publicIp =
-    `${uplink.publicIp}` === `${uplink.address}` ? "" : `, known to others as ${uplink.publicIp}`;
   return [
     "",
-    `# On this host, the uplink is ${uplink.name} with ${uplink.address}${publicIp}${ipv6Text(uplink)}: ${reason}`,
+    `# On this host, the uplink is ${uplink.name} with ${addressesText(uplink)}: ${reason}`,
     ...(passedOver.length === 0 ? [] : ["# Passed over:"]),
     ...passedOverLines(answer).map((line) => `#   ${line}`),
   ];
 }
 
-function ipv6Text({ interfaceV6, addressV6, publicIpv6 }: Uplink): string {
-  if (addressV6 === undefined) return "";
-  const elsewhere = interfaceV6 === undefined ? "" : `${interfaceV6.name} with `;
-  const publicIp = `${publicIpv6}` === `${addressV6}` ? "" : `, known to others as ${publicIpv6}`;
-  return ` and ${elsewhere}${addressV6}${publicIp}`;
+function addressesText({ name, interfaceV6, address, publicIp, addressV6, publicIpv6 }: Uplink): string {
+  const text = (own: IpAddress | undefined, known: IpAddress | undefined, on = "") => {
+    if (own === undefined) return [];
+    return [`${on}${own}${`${known}` === `${own}` ? "" : `, known to others as ${known}`}`];
+  };
+  const elsewhere = interfaceV6 === undefined || interfaceV6.name === name ? "" : `${interfaceV6.name} with `;
+  return [...text(address, publicIp), ...text(addressV6, publicIpv6, elsewhere)].join(" and ");
 }
 
 function textLines(valueFor: Of<unknown>, originFor: Of<string>): string[] {

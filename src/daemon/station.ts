@@ -167,8 +167,8 @@ function logUplink(chosen: ChosenUplink, log: DaemonContext["log"]): void {
   const { uplink, reason } = chosen;
   log.info("uplink chosen", {
     interface: uplink.name,
-    address: `${uplink.address}`,
-    publicIp: `${uplink.publicIp}`,
+    address: uplink.address?.toString(),
+    publicIp: uplink.publicIp?.toString(),
     interfaceV6: uplink.interfaceV6?.name,
     addressV6: uplink.addressV6?.toString(),
     publicIpv6: uplink.publicIpv6?.toString(),

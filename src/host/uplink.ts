@@ -7,10 +7,13 @@ import { type ChosenUplink, decideUplink, type HostView, type UplinkChoice } fro
 /** The choice that a configuration's `[uplink]` makes. */
 export function uplinkChoice({
   uplink: { interface: interfaces, interfaceRegex, canReach, publicIp, publicIpv6 },
-}: Pick<Config, "uplink">): UplinkChoice {
+  store: { type },
+}: Pick<Config, "uplink" | "store">): UplinkChoice {
   return {
     interfaces: interfaces.map(String),
     patterns: interfaceRegex.map((text) => goRegExp(text)).filter((pattern) => pattern !== undefined),
+    // Others name nodes by their IPv4 address.
+    ipv6Alone: type === "kubernetes",
     ...(canReach === undefined ? {} : { canReach }),
     ...(publicIp === undefined ? {} : { publicIp }),
     ...(publicIpv6 === undefined ? {} : { publicIpv6 }),

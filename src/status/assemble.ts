@@ -108,9 +108,7 @@ function overlayReport({
       : {
           uplink: {
             name: chosen.uplink.name,
-            address: `${chosen.uplink.address}`,
-            publicIp: `${chosen.uplink.publicIp}`,
-            ...uplinkV6Report(chosen.uplink),
+            ...uplinkAddresses(chosen.uplink),
             reason: chosen.reason,
           },
         }),
@@ -167,8 +165,10 @@ function ipv6Report(lease: Lease): Pick<PeerReport, "publicIpv6" | "vtepMacV6"> 
   };
 }
 
-function uplinkV6Report({ interfaceV6, addressV6, publicIpv6 }: Uplink) {
+function uplinkAddresses({ address, publicIp, interfaceV6, addressV6, publicIpv6 }: Uplink) {
   return {
+    ...(address === undefined ? {} : { address: `${address}` }),
+    ...(publicIp === undefined ? {} : { publicIp: `${publicIp}` }),
     ...(interfaceV6 === undefined ? {} : { interfaceV6: interfaceV6.name }),
     ...(addressV6 === undefined ? {} : { addressV6: `${addressV6}` }),
     ...(publicIpv6 === undefined ? {} : { publicIpv6: `${publicIpv6}` }),

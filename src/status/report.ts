@@ -26,8 +26,9 @@ export interface StatusReport {
   readonly node: { readonly id: string; readonly name: string };
   readonly uplink?: {
     readonly name: string;
-    readonly address: string;
-    readonly publicIp: string;
+    /** Absent on a host that has no IPv4 address for it. */
+    readonly address?: string;
+    readonly publicIp?: string;
     /** Where IPv6 leaves, where that is another interface. */
     readonly interfaceV6?: string;
     readonly addressV6?: string;
@@ -127,10 +128,7 @@ export function statusText(report: StatusReport): string {
     `store      ${report.store}`,
     `node       ${report.node.name}, id ${report.node.id}`,
   ];
-  if (uplink !== undefined)
-    lines.push(
-      `uplink     ${uplink.name} ${uplink.address} (public ${uplink.publicIp})${uplinkV6Text(uplink)}: ${uplink.reason}`,
-    );
+  if (uplink !== undefined) lines.push(`uplink     ${uplink.name} ${uplinkText(uplink)}: ${uplink.reason}`);
   if (network !== undefined) {
     const ranges = [network.ipv4, network.ipv6].filter((range) => range !== undefined).join(", ");
     lines.push(`network    ${ranges}, backend ${network.backend}, MTU ${network.mtuBytes}`);
@@ -217,14 +215,19 @@ function repairLines({ total, byKind, contested }: RepairStatus): string[] {
   ];
 }
 
-function uplinkV6Text({
+function uplinkText({
   name,
   interfaceV6 = name,
+  address,
+  publicIp,
   addressV6,
   publicIpv6,
 }: NonNullable<StatusReport["uplink"]>): string {
   const elsewhere = interfaceV6 === name ? "" : `${interfaceV6} `;
-  return addressV6 === undefined ? "" : ` and ${elsewhere}${addressV6} (public ${publicIpv6})`;
+  return [
+    ...(address === undefined ? [] : [`${address} (public ${publicIp})`]),
+    ...(addressV6 === undefined ? [] : [`${elsewhere}${addressV6} (public ${publicIpv6})`]),
+  ].join(" and ");
 }
 
 function engineDevices({ device, deviceV6 }: NonNullable<StatusReport["engine"]>): string {

@@ -171,6 +171,88 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
     60_000,
   );
 
+  /** Hosts with nothing of IPv4 but loopback's, and an API server that is reached over IPv6. */
+  const clusterWithoutIpv4 = async (conf: object) => {
+    const net = await openTestOverlay(2);
+    open = net;
+    const kube = await startKubeProcess(net.lab, "fd77::fe");
+    writeFileSync(join(net.lab.directory, "net-conf.json"), JSON.stringify(conf));
+    for (const { namespace, number } of net.lab.hosts) {
+      await inside(namespace, ["ip", "-4", "address", "flush", "dev", "eth0"]);
+      await inside(namespace, ["ip", "-6", "route", "add", "default", "via", "fd77::fe"]);
+      const podCidrs = [`fd00:244:0:${number}::/64`];
+      await kube.call("createNode", { name: `node-${number}`, podCidrs });
+    }
+    return { net, kube };
+  };
+  const ipv6Alone = { EnableIPv4: false, EnableIPv6: true, IPv6Network: "fd00:244::/48" };
+
+  test.each([
+    ["userspace", { Type: "vxlan" }],
+    ["kernel", { Type: "vxlan" }],
+    ["userspace", { Type: "vxlan", DirectRouting: true }],
+    ["auto", { Type: "host-gw" }],
+  ] as const)(
+    "hosts without any IPv4 address carry IPv6: %s, %j",
+    async (engine, backend) => {
+      const { net, kube } = await clusterWithoutIpv4({ ...ipv6Alone, Backend: backend });
+      const daemons = [
+        startInNodes(net, kube, 1, { engine }),
+        startInNodes(net, kube, 2, { engine, uplink: 'interface = ["fd77::2"]' }),
+      ] as const;
+      const reports = await Promise.all(daemons.map((daemon) => daemon.ready(1)));
+      expect(reports[0]?.uplink).toEqual({
+        ...{ name: "eth0", addressV6: "fd77::1", publicIpv6: "fd77::1" },
+        reason: "it has the IPv6 default route",
+      });
+      const pods = [1, 2].map((number) => `fd00:244:0:${number}::1`);
+      for (const [at, pod] of pods.entries())
+        await inside(hostOf(net, at + 1).namespace, ["ip", "address", "add", `${pod}/128`, "dev", "lo"]);
+      const [one = "", two = ""] = pods;
+      await ping(hostOf(net, 1), two, ["-I", one]);
+      const ends = [
+        { host: hostOf(net, 1), address: one },
+        { host: hostOf(net, 2), address: two },
+      ] as const;
+      expect((await transfer(net.lab, ...ends)).intact).toBe(true);
+      const { annotations } = (await kube.getNode("node-2")).metadata;
+      expect(annotations?.[`${prefix}public-ipv6`]).toBe("fd77::2");
+      // As flannel: host-gw leaves nothing out.
+      expect(annotations?.[`${prefix}public-ip`]).toBe(backend.Type === "vxlan" ? undefined : "0.0.0.0");
+      const status = await net.run(daemons[0], "status");
+      expect(status.output).toContain(
+        "uplink     eth0 fd77::1 (public fd77::1): it has the IPv6 default route",
+      );
+      const check = await net.run(daemons[0], "check");
+      expect(check.output).toContain("the uplink is eth0 with fd77::1: it has the IPv6 default route");
+      const planned = await net.run(daemons[0], "plan");
+      // Another process sees neither tunnel nor forwarding table of a running engine.
+      const engineless = planned.output.split("\n").filter((line) => !/^\+ (tunnel|forward) /.test(line));
+      expect([planned.code, engineless]).toEqual([0, [expect.stringMatching(/^# \d changes, engine /), ""]]);
+    },
+    60_000,
+  );
+
+  test.each([
+    ["dual-stack vxlan", { EnableIPv4: true, Network: "10.244.0.0/16", Backend: { Type: "vxlan" } }],
+    ["dual-stack host-gw", { EnableIPv4: true, Network: "10.244.0.0/16", Backend: { Type: "host-gw" } }],
+    ["udp", { EnableIPv4: true, EnableIPv6: false, Network: "10.244.0.0/16", Backend: { Type: "udp" } }],
+  ] as const)("without any IPv4 address a network that has IPv4 is refused by name: %s", async (_, more) => {
+    const { net, kube } = await clusterWithoutIpv4({ ...ipv6Alone, ...more });
+    const daemon = startInNodes(net, kube, 1);
+    expect(await daemon.child.exited).toBe(1);
+    const said = daemon.child.errorTail();
+    expect(said).toContain("interface eth0 has no usable IPv4 address, and the network has IPv4");
+    expect(said).toContain("make the network one of IPv6 alone");
+  });
+
+  test("without any IPv4 address leases in etcd are refused, and where IPv6 alone would do is said", async () => {
+    const { net } = await clusterWithoutIpv4(ipv6Alone);
+    const daemon = net.startDaemon(hostOf(net, 1), { engine: "auto", endpoint: "http://[fd77::fe]:2379" });
+    expect(await daemon.child.exited).toBe(1);
+    expect(daemon.child.errorTail()).toContain("IPv6 alone will do only for leases in Kubernetes nodes");
+  });
+
   const hybrid = (net: TestOverlay, kube: KubeProcess, number: number): Daemon =>
     net.startDaemon(hostOf(net, number), {
       engine: "auto",

@@ -25,11 +25,12 @@ export interface KubeProcess {
 
 const port = 6443;
 
-export async function startKubeProcess(lab: Lab): Promise<KubeProcess> {
+/** @param address of the switch, of either family */
+export async function startKubeProcess(lab: Lab, address = switchAddress): Promise<KubeProcess> {
   const control = join(lab.directory, "kube.sock");
   const program = join(import.meta.dir, "kube-server.ts");
   const child: Child = lab.start(lab.switchNamespace, [
-    ...[process.execPath, "run", program, switchAddress, String(port), control],
+    ...[process.execPath, "run", program, address, String(port), control],
   ]);
   const first = await linesOf(child.output).next();
   if (first.value !== "listening") throw new Error(`the API server did not start: ${child.errorTail()}`);
@@ -39,7 +40,7 @@ export async function startKubeProcess(lab: Lab): Promise<KubeProcess> {
     return ((await response.json()) as { result: unknown }).result;
   };
   return {
-    url: `http://${switchAddress}:${port}`,
+    url: `http://${address.includes(":") ? `[${address}]` : address}:${port}`,
     call: async (method, ...args) => (await ask(`${method}`, args)) as never,
     getNode: async (name) => (await ask("getNode", [name])) as NodeObject,
     refused: async () => (await ask("refused", [])) as string[],

@@ -66,6 +66,22 @@ test("host-gw: a peer without an IPv6 address keeps its IPv4 route", () => {
   expect(refused.map(({ reason }) => reason)).toEqual(["no route to fd00:5:0:2::/64: it has no PublicIPv6"]);
 });
 
+test("host-gw: in a network of IPv6 alone nobody needs an IPv4 address; where there is IPv4, its absence is named", () => {
+  const { address: _, publicIp: __, ...withoutIpv4 } = uplink;
+  const alone = { ...context, uplink: withoutIpv4, overlay: [parsePrefix("fd00:5::/48")] };
+  const lease = (number: number): Lease => ({
+    subnets: { ipv6: parsePrefix(`fd00:5:0:${number}::/64`) },
+    attributes: { publicIpv6: parseIpAddress(`2001:db8::${number}`), backendType: "host-gw" },
+    expiresAt: undefined,
+  });
+  const setup = setUpHostGw(alone);
+  const { plan, refused } = setup.open("none").plan(lease(1), [lease(34)], connected);
+  expect([planText(plan), refused]).toEqual(["route fd00:5:0:34::/64 via 2001:db8::34 dev eth0\n", []]);
+  expect(() => setUpHostGw({ ...context, uplink: withoutIpv4 })).toThrow("has no usable IPv4 address");
+  const { addressV6: ___, publicIpv6: ____, ...withoutIpv6 } = uplink;
+  expect(() => setUpHostGw({ ...context, uplink: withoutIpv6 })).toThrow("has no usable IPv6 address");
+});
+
 test("host-gw: a NATed public IP is refused with flannel's text", () => {
   const nat = { ...context, uplink: { ...uplink, publicIp: parseIpAddress("203.0.113.9") } };
   expect(() => setUpHostGw(nat)).toThrow(

@@ -92,5 +92,5 @@ test("udp: an interface without room or address is named", () => {
   } catch (error) {
     failure = error;
   }
-  expect(errorText(failure)).toContain("interface eth0 has no IPv4 address");
+  expect(errorText(failure)).toContain("interface eth0 has no usable IPv4 address");
 });

@@ -289,3 +289,66 @@ describe("uplink: what reaches an address", () => {
     expect(failure({ canReach })).toContain("it was not looked up");
   });
 });
+
+describe("uplink: without any IPv4 address", () => {
+  const alone: HostView = {
+    links: [link(1, "lo"), link(2, "eth0"), link(3, "eth1"), link(4, "bare")],
+    addresses: [
+      address(1, "127.0.0.1", { scope: "host" }),
+      address(2, "fe80::1", { scope: "link" }),
+      address(2, "2001:db8::2"),
+      address(2, "2001:db8::3"),
+      address(3, "2001:db8:1::2"),
+    ],
+    routes: [route("::/0", 3, { metric: 2048 }), route("::/0", 2, { metric: 1024 })],
+  };
+  const ipv6 = (choice: Partial<UplinkChoice>) => {
+    const { uplink, reason } = of({ ipv6Alone: true, ...choice }, alone);
+    expect([uplink.address, uplink.publicIp]).toEqual([undefined, undefined]);
+    return [uplink.name, `${uplink.addressV6}`, `${uplink.publicIpv6}`, reason];
+  };
+
+  test("the same rules by IPv6, where that alone will do", () => {
+    const first = ["eth0", "2001:db8::2", "2001:db8::2"];
+    expect(ipv6({})).toEqual([...first, "it has the IPv6 default route"]);
+    expect(ipv6({ interfaces: ["eth0"] })).toEqual([...first, "interface eth0 is configured"]);
+    expect(ipv6({ interfaces: ["2001:db8::3"] }).slice(0, 3)).toEqual(["eth0", "2001:db8::3", "2001:db8::3"]);
+    expect(ipv6({ patterns: [/^2001:db8:1:/] }).slice(0, 2)).toEqual(["eth1", "2001:db8:1::2"]);
+    expect(ipv6({ patterns: [/eth1/] }).slice(0, 2)).toEqual(["eth1", "2001:db8:1::2"]);
+    expect(ipv6({ publicIpv6: parseIpAddress("2001:db8:1::2") }).slice(0, 2)).toEqual([
+      "eth1",
+      "2001:db8:1::2",
+    ]);
+    const nat = ipv6({ publicIpv6: parseIpAddress("2001:db8:9::9") });
+    expect(nat.slice(0, 3)).toEqual(["eth0", "2001:db8::2", "2001:db8:9::9"]);
+  });
+
+  test("what was passed over is told with IPv6 addresses, and why not by IPv4", () => {
+    expect(of({ ipv6Alone: true }, alone).passedOver).toEqual([
+      { candidate: "default route", reason: "there is no default route" },
+      { candidate: "2001:db8::3 on eth0", reason: "2001:db8::2 is taken" },
+      { candidate: "eth1 (2001:db8:1::2)", reason: "its IPv6 default route has metric 2048" },
+    ]);
+  });
+
+  test("an interface found by IPv6 that has an IPv4 address is taken with both", () => {
+    const both = { ...alone, addresses: [...alone.addresses, address(2, "192.0.2.2")] };
+    const { uplink } = of({ ipv6Alone: true }, both);
+    expect([`${uplink.address}`, `${uplink.publicIp}`, `${uplink.addressV6}`]).toEqual([
+      "192.0.2.2",
+      "192.0.2.2",
+      "2001:db8::2",
+    ]);
+  });
+
+  test("IPv4 goes first where there is any way to it; without either the error says all that was tried", () => {
+    expect(of({ ipv6Alone: true }).uplink.name).toBe("eth0");
+    expect(failure({ ipv6Alone: true, interfaces: ["bare"] }, alone)).toBe(
+      "uplink/no-address: cannot tell which interface carries the tunnel: " +
+        "interface bare: interface bare has no usable IPv4 address; interface bare: interface bare has no usable IPv6 address",
+    );
+    expect(failure({ interfaces: ["eth0"] }, alone)).toBe(
+      "uplink/no-address: cannot tell which interface carries the tunnel: interface eth0: interface eth0 has no usable IPv4 address",
+    );
+  });
+});
