@@ -41,6 +41,7 @@ Puts this program as the CNI plugin flannel and its configuration list in place,
   -subnet-file PATH  Let the list name this subnet.env; by default it names none, which is /run/flannel/subnet.env.
   -program PATH      The program; by default this file.
   -plugin-only       Leave the configuration to others.
+  -conflist-only     Leave the plugin to others.
   -link              Link to the program instead of copying it.
   -force             Overwrite files that this command did not write, or that were changed since.
   -remove            Remove what this command wrote instead.
@@ -51,7 +52,7 @@ const flags: readonly FlagDefinition[] = [
     name,
     isBool: false,
   })),
-  ...["plugin-only", "link", "force", "remove"].map((name) => ({ name, isBool: true })),
+  ...["plugin-only", "conflist-only", "link", "force", "remove"].map((name) => ({ name, isBool: true })),
 ];
 
 /** By this our program is known among files named flannel. It stands in the program because it stands here. */
@@ -68,6 +69,7 @@ export interface InstallCniRequest {
   readonly subnetFile: string | undefined;
   readonly program: string;
   readonly pluginOnly: boolean;
+  readonly conflistOnly: boolean;
   readonly link: boolean;
   readonly force: boolean;
   readonly remove: boolean;
@@ -92,6 +94,8 @@ export function parseInstallCni(argv: readonly string[]): InstallCniRequest | "h
   const subnetFile = last("subnet-file");
   if (subnetFile !== undefined && !isAbsolute(subnetFile))
     throw mistake(`-subnet-file: ${JSON.stringify(subnetFile)} is not an absolute path`);
+  const [pluginOnly, conflistOnly] = [isSet("plugin-only"), isSet("conflist-only")];
+  if (pluginOnly && conflistOnly) throw mistake("-plugin-only and -conflist-only leave nothing to do");
   return {
     plugin: join(root, last("bin-dir") ?? "/opt/cni/bin", "flannel"),
     confDir: join(root, last("conf-dir") ?? "/etc/cni/net.d"),
@@ -99,7 +103,8 @@ export function parseInstallCni(argv: readonly string[]): InstallCniRequest | "h
     conflist: last("conflist"),
     subnetFile,
     program: resolve(last("program") ?? process.execPath),
-    pluginOnly: isSet("plugin-only"),
+    pluginOnly,
+    conflistOnly,
     link: isSet("link"),
     force: isSet("force"),
     remove: isSet("remove"),
@@ -114,8 +119,8 @@ export function installCni(request: InstallCniRequest): string {
 
 /** Looks at all that is there before it writes, and writes the list last: a runtime goes by it at once. */
 function write(request: InstallCniRequest): string[] {
-  const { plugin, program, link, force } = request;
-  if (!isOurProgram(program)) {
+  const { plugin, program, force, conflistOnly } = request;
+  if (!conflistOnly && !isOurProgram(program)) {
     throw new FlannelError(
       "install/program",
       `${program} is no flannel-lite that has the plugin in it`,
@@ -126,20 +131,12 @@ function write(request: InstallCniRequest): string[] {
   const list = request.pluginOnly ? undefined : wantedList(request);
   refuseForeign(
     [
-      ...(presenceOfPlugin(plugin) === "foreign" ? [plugin] : []),
+      ...(!conflistOnly && presenceOfPlugin(plugin) === "foreign" ? [plugin] : []),
       ...(list !== undefined && !list.isDone && presenceOfList(list.path) === "foreign" ? [list.path] : []),
     ],
     force,
   );
-  const said: string[] = [];
-  if (isInstalled(request)) said.push(`${plugin} is as it should be`);
-  else if (link) {
-    attempt(plugin, () => linkAtomic(program, plugin));
-    said.push(`linked ${plugin} to ${program}`);
-  } else {
-    attempt(plugin, () => putAtomic(plugin, (temporary) => copyProgram(program, temporary)));
-    said.push(`wrote ${plugin}`);
-  }
+  const said = conflistOnly ? [] : [writePlugin(request)];
   if (list?.isDone === true) said.push(`${list.path} is as it should be`);
   else if (list !== undefined) {
     attempt(list.path, () =>
@@ -147,7 +144,22 @@ function write(request: InstallCniRequest): string[] {
     );
     said.push(`wrote ${list.path}`);
   }
-  return [...said, ...(list === undefined ? [] : rivalsOfList(request)), ...missingPlugins(request)];
+  return [
+    ...said,
+    ...(list === undefined ? [] : rivalsOfList(request)),
+    ...(conflistOnly ? [] : missingPlugins(request)),
+  ];
+}
+
+function writePlugin(request: InstallCniRequest): string {
+  const { plugin, program, link } = request;
+  if (isInstalled(request)) return `${plugin} is as it should be`;
+  if (link) {
+    attempt(plugin, () => linkAtomic(program, plugin));
+    return `linked ${plugin} to ${program}`;
+  }
+  attempt(plugin, () => putAtomic(plugin, (temporary) => copyProgram(program, temporary)));
+  return `wrote ${plugin}`;
 }
 
 /** A file that installing would make (`+`) or replace (`~`), and whose it is now. */
@@ -179,7 +191,7 @@ function wantedList({ confDir, name, conflist, subnetFile }: InstallCniRequest) 
   return { path, text, isDone: found !== undefined && isSameConflist(found, text) };
 }
 
-function remove({ plugin, confDir, name, pluginOnly }: InstallCniRequest): string[] {
+function remove({ plugin, confDir, name, pluginOnly, conflistOnly }: InstallCniRequest): string[] {
   const said: string[] = [];
   const take = (path: string, presence: Presence) => {
     if (presence === "foreign") said.push(`left ${path}: not written by this command, or changed since`);
@@ -189,7 +201,7 @@ function remove({ plugin, confDir, name, pluginOnly }: InstallCniRequest): strin
   };
   const list = join(confDir, name);
   if (!pluginOnly) take(list, presenceOfList(list));
-  take(plugin, presenceOfPlugin(plugin));
+  if (!conflistOnly) take(plugin, presenceOfPlugin(plugin));
   return said.length === 0 ? ["nothing of ours is here"] : said;
 }
 

@@ -158,6 +158,16 @@ describe("install cni", () => {
     ]);
   });
 
+  test("-conflist-only leaves the plugin to others, whoever's it is", () => {
+    mkdirSync(join(root, "opt/cni/bin"), { recursive: true });
+    writeFileSync(plugin, "flannel's own");
+    expect(run("-conflist-only")).toEqual([`wrote ${list}`]);
+    expect(readFileSync(plugin, "utf8")).toBe("flannel's own");
+    expect(run("-conflist-only", "-remove")).toEqual([`removed ${list}`]);
+    expect(tree()).toEqual(["opt/cni/bin/flannel"]);
+    expect(() => run("-conflist-only", "-plugin-only")).toThrow("leave nothing to do");
+  });
+
   test("-plugin-only leaves the configuration to others", () => {
     run();
     writeFileSync(list, "theirs");
