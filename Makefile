@@ -98,16 +98,21 @@ soak: $(BINARY) $(ETCD) ## traffic, churn and faults for SOAK_MINUTES (30), the 
 FLANNELD_BIN ?=
 FLANNEL_CNI_BIN ?=
 KUBE_APISERVER_BIN ?=
+HELM_BIN ?=
+KUBECTL_BIN ?=
+# A directory: kube-flannel's chart.
+KUBE_FLANNEL_CHART ?=
 
 .PHONY: interop
-interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make interop FLANNELD_BIN=/path/to/flanneld FLANNEL_CNI_BIN=... KUBE_APISERVER_BIN=...
+interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make interop FLANNELD_BIN=/path/to/flanneld FLANNEL_CNI_BIN=... KUBE_APISERVER_BIN=... HELM_BIN=...
 	@$(call need,ping,iputils-ping)
 	@$(call need,ip,iproute2)
 	@$(call need,iptables-legacy,iptables)
 	@$(call need,nft,nftables)
 	@$(call need,systemctl,systemd)
 	@$(call need,openssl,openssl)
-	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" "FLANNEL_CNI_BIN=$(FLANNEL_CNI_BIN)" "KUBE_APISERVER_BIN=$(KUBE_APISERVER_BIN)" $(BUN) test/interop/run.ts
+	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" "FLANNEL_CNI_BIN=$(FLANNEL_CNI_BIN)" "KUBE_APISERVER_BIN=$(KUBE_APISERVER_BIN)" \
+	  "HELM_BIN=$(HELM_BIN)" "KUBECTL_BIN=$(KUBECTL_BIN)" "KUBE_FLANNEL_CHART=$(KUBE_FLANNEL_CHART)" $(BUN) test/interop/run.ts
 
 .PHONY: check
 check: $(BINARY) ## formatting, types and lints of both languages
@@ -127,6 +132,13 @@ fmt: node_modules/.package-lock.json ## format both languages
 .PHONY: example
 example: node_modules/.package-lock.json ## write config.toml.example and docs/flags.md from the schema
 	$(BUN) src/config/write-example.ts
+
+.PHONY: manifests
+manifests: node_modules/.package-lock.json ## write deploy/kubernetes/flannel-lite.yml and the goldens from the chart (HELM_BIN=/path/to/helm)
+	@test -x "$(HELM_BIN)" || { echo "HELM_BIN must name helm, version 3" >&2; exit 1; }
+	$(HELM_BIN) template flannel deploy/helm/flannel-lite --namespace kube-flannel --set lite.createNamespace=true \
+	  | sed '/^# Source: /d' > deploy/kubernetes/flannel-lite.yml
+	UPDATE_GOLDEN=1 HELM_BIN=$(HELM_BIN) $(BUN) test ./test/interop/helm.test.ts
 
 .PHONY: docs
 docs: node_modules/.package-lock.json ## write docs/metrics.md from the list of metrics

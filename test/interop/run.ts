@@ -37,6 +37,21 @@ const suites: readonly Suite[] = [
     variable: "KUBE_APISERVER_BIN",
     needs: "a kube-apiserver, such as the one of a release's server tarball",
   },
+  {
+    file: "helm.test.ts",
+    variable: "HELM_BIN",
+    needs: "helm, version 3, which anyone with Go can build: go install helm.sh/helm/v3/cmd/helm@latest",
+  },
+  {
+    file: "kube-flannel-chart.test.ts",
+    variable: "KUBE_FLANNEL_CHART",
+    needs: "the directory chart/kube-flannel of flannel's sources, and HELM_BIN helm",
+  },
+  {
+    file: "kustomize.test.ts",
+    variable: "KUBECTL_BIN",
+    needs: "kubectl",
+  },
 ];
 
 const named = suites.filter(({ variable }) => (process.env[variable] ?? "") !== "");
