@@ -211,32 +211,37 @@ describe.skipIf(refused !== undefined)("hand-over", () => {
     return { daemon, heard, garbage, restart };
   };
 
-  test("a service manager that keeps descriptors: a stop, or kill -9, and a start lose no packet", async () => {
-    const net = await overlay();
-    const [host, otherHost] = hostsOf(net);
-    const { daemon, heard, restart } = await managed(net, host, { engine: "userspace" });
-    const other = net.startDaemon(otherHost, { engine: "userspace" });
-    const [own, peer] = [await daemon.ready(1), await other.ready(1)];
-    const traffic = await underTraffic(net, [own, peer], async () => {
-      for (const [signal, code] of [
-        ["SIGUSR1", 0],
-        ["SIGUSR2", -9],
-        ["SIGUSR1", 0],
-      ] as const) {
-        const after = await restart(signal, code);
-        expect(after.lease?.subnets).toEqual(own.lease?.subnets as string[]);
-        const passed = heard
-          .findLast((line) => line.startsWith("started"))
-          ?.split(" ")
-          .slice(2);
-        expect(passed).toContain("flannel.1-tun");
-        expect(passed).toContain("flannel.1-udp-receive");
-        expect(passed).toHaveLength(10);
-      }
-    });
-    expect(traffic).toMatchObject({ lost: [0, 0], intact: true });
-    expect(daemon.child.errorTail()).not.toContain("of no use");
-  }, 120_000);
+  test.each([
+    ["a stop and a start lose no packet", "SIGUSR1", 0, 0],
+    // Those that it had read and not yet written; a gap would be of hundreds.
+    ["kill -9 and a start lose the few packets it had in its hands", "SIGUSR2", -9, 8],
+  ] as const)(
+    "a service manager that keeps descriptors: %s",
+    async (_, signal, code, lostMax) => {
+      const net = await overlay();
+      const [host, otherHost] = hostsOf(net);
+      const { daemon, heard, restart } = await managed(net, host, { engine: "userspace" });
+      const other = net.startDaemon(otherHost, { engine: "userspace" });
+      const [own, peer] = [await daemon.ready(1), await other.ready(1)];
+      const traffic = await underTraffic(net, [own, peer], async () => {
+        for (let round = 0; round < 2; round++) {
+          const after = await restart(signal, code);
+          expect(after.lease?.subnets).toEqual(own.lease?.subnets as string[]);
+          const passed = heard
+            .findLast((line) => line.startsWith("started"))
+            ?.split(" ")
+            .slice(2);
+          expect(passed).toContain("flannel.1-tun");
+          expect(passed).toContain("flannel.1-udp-receive");
+          expect(passed).toHaveLength(10);
+        }
+      });
+      expect(traffic.intact).toBe(true);
+      expect(Math.max(...traffic.lost)).toBeLessThanOrEqual(lostMax);
+      expect(daemon.child.errorTail()).not.toContain("of no use");
+    },
+    120_000,
+  );
 
   test("a service manager that keeps descriptors: what is closed for good or cannot be used is taken back", async () => {
     const net = await overlay();
