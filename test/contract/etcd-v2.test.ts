@@ -9,6 +9,7 @@ import { type Etcd, freePorts, startEtcd } from "../support/etcd.ts";
 import { type EtcdV2Keys, etcdV2Keys } from "../support/etcd-v2.ts";
 import { recordingLog } from "../support/recording-log.ts";
 import { openTcpProxy } from "../support/tcp-proxy.ts";
+import { etcdOutageContract } from "./etcd-outage.ts";
 import {
   acquired,
   attributesOf as attributesOfToday,
@@ -48,6 +49,12 @@ function freshPrefix(): string {
 }
 
 storeContract("etcd v2", async () => v2World(), form);
+etcdOutageContract("etcd v2", {
+  start: () => startEtcd({ v2: true }),
+  storeOn,
+  put: (at, key, value) => etcdV2Keys(at).put(key, value),
+  form,
+});
 
 function v2World(): StoreWorld {
   const prefix = freshPrefix();
@@ -195,59 +202,6 @@ test("etcd v2: killed and restarted, no event is lost, and the log says so once 
   expect(log.messages.filter((message) => message.startsWith("etcd is lost")).length).toBe(
     log.messages.filter((message) => message === "etcd is back").length,
   );
-}, 60_000);
-
-test("etcd v2: a server that keeps its connections and says nothing is noticed", async () => {
-  await using own = await startEtcd({ v2: true });
-  const prefix = freshPrefix();
-  const log = recordingLog();
-  await using store = storeOn(own, prefix, { log, probeMs: 50, callMsMax: 300 });
-  await using watch = follow(store);
-  expect(updateText(await watch.next())).toBe("snapshot");
-  const next = watch.next();
-  own.pause();
-  await log.seen("etcd is lost");
-  await expect(store.list(never)).rejects.toMatchObject({ code: "store/unreachable", retryable: true });
-  own.resume();
-  await etcdV2Keys(own).put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
-  expect(updateText(await next)).toBe("+10.3.5.0-24");
-}, 60_000);
-
-test("etcd v2: a store that was wiped gives a fresh snapshot that says so", async () => {
-  await using own = await startEtcd({ v2: true });
-  const ownKeys = etcdV2Keys(own);
-  const prefix = freshPrefix();
-  for (let at = 1; at <= 20; at++) {
-    await ownKeys.put(`${prefix}/subnets/10.3.${at}.0-24`, valueOf(`192.0.2.${at}`));
-  }
-  await using store = storeOn(own, prefix);
-  await using watch = follow(store);
-  await watch.next();
-  const next = watch.next();
-  await own.kill();
-  await own.start({ wiped: true });
-  expect(await next).toEqual({ kind: "snapshot", leases: [], replaced: true });
-}, 60_000);
-
-test("etcd v2: a wiped store that has overtaken what we saw is known by our own key, which it lost", async () => {
-  await using own = await startEtcd({ v2: true });
-  const prefix = freshPrefix();
-  let gate: PromiseWithResolvers<void> | undefined;
-  const sleep: typeof systemClock.sleep = async (ms, stop) => {
-    await systemClock.sleep(ms, stop);
-    await gate?.promise;
-  };
-  await using store = storeOn(own, prefix, { clock: { ...systemClock, sleep } });
-  acquired(await store.acquire(requestFor("192.0.2.1"), never));
-  await using watch = follow(store);
-  await watch.next();
-  const next = watch.next();
-  gate = Promise.withResolvers();
-  await own.kill();
-  await own.start({ wiped: true });
-  for (let at = 1; at <= 20; at++) await etcdV2Keys(own).put(`${prefix}/other/${at}`, "x");
-  gate.resolve();
-  expect(await next).toEqual({ kind: "snapshot", leases: [], replaced: true });
 }, 60_000);
 
 test("etcd v2: where etcd does not serve it, that is what is said", async () => {

@@ -11,6 +11,7 @@ import { type EtcdTransport, etcdTransports, overEachTransport } from "../suppor
 import { etcdWorld } from "../support/etcd-world.ts";
 import { recordingLog } from "../support/recording-log.ts";
 import { openTcpProxy } from "../support/tcp-proxy.ts";
+import { etcdOutageContract } from "./etcd-outage.ts";
 import { acquired, follow, never, renewal, requestFor, storeContract, updateText, valueOf } from "./store.ts";
 
 let etcd: Etcd;
@@ -54,7 +55,14 @@ function freshPrefix(): string {
 }
 
 for (const transport of etcdTransports) {
-  storeContract(`etcd over ${transport}`, async () => etcdWorld(etcd, freshPrefix(), storeOver(transport)));
+  const storeOn = storeOver(transport);
+  storeContract(`etcd over ${transport}`, async () => etcdWorld(etcd, freshPrefix(), storeOn));
+  etcdOutageContract(`etcd over ${transport}`, {
+    start: startEtcd,
+    storeOn,
+    put: (at, key, value) => at.put(key, value),
+    form: { requestFor, valueOf },
+  });
 }
 
 overEach(
@@ -124,73 +132,6 @@ overEach(
     const back = log.messages.filter((message) => message === "etcd is back");
     expect(lost.length).toBe(back.length);
     expect(lost.length).toBeLessThanOrEqual(3);
-  },
-  60_000,
-);
-
-overEach(
-  "etcd: a server that keeps its connections and says nothing is noticed, and nothing is lost",
-  async (storeOn) => {
-    await using own = await startEtcd();
-    const prefix = freshPrefix();
-    const log = recordingLog();
-    await using store = storeOn(own, prefix, { log, probeMs: 50, callMsMax: 300 });
-    await using watch = follow(store);
-    expect(updateText(await watch.next())).toBe("snapshot");
-    const next = watch.next();
-    own.pause();
-    await log.seen("etcd is lost");
-    await expect(store.list(never)).rejects.toMatchObject({ code: "store/unreachable", retryable: true });
-    own.resume();
-    await own.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
-    expect(updateText(await next)).toBe("+10.3.5.0-24");
-  },
-  60_000,
-);
-
-overEach(
-  "etcd: a store that was wiped gives a fresh snapshot instead of silence",
-  async (storeOn) => {
-    await using own = await startEtcd();
-    const prefix = freshPrefix();
-    for (let at = 1; at <= 20; at++) {
-      await own.put(`${prefix}/subnets/10.3.${at}.0-24`, valueOf(`192.0.2.${at}`));
-    }
-    await using store = storeOn(own, prefix);
-    await using watch = follow(store);
-    await watch.next();
-    const next = watch.next();
-    await own.kill();
-    await own.start({ wiped: true });
-    expect(await next).toEqual({ kind: "snapshot", leases: [], replaced: true });
-    await own.put(`${prefix}/subnets/10.3.5.0-24`, valueOf("192.0.2.5"));
-    expect(updateText(await watch.next())).toContain("10.3.5.0-24");
-  },
-  60_000,
-);
-
-overEach(
-  "etcd: a store that was wiped and has overtaken what we saw is known by our own lease, which it lost",
-  async (storeOn) => {
-    await using own = await startEtcd();
-    const prefix = freshPrefix();
-    let gate: PromiseWithResolvers<void> | undefined;
-    const sleep: typeof systemClock.sleep = async (ms, stop) => {
-      await systemClock.sleep(ms, stop);
-      await gate?.promise;
-    };
-    const clock = { ...systemClock, sleep };
-    await using store = storeOn(own, prefix, { clock });
-    acquired(await store.acquire(requestFor("192.0.2.1"), never));
-    await using watch = follow(store);
-    await watch.next();
-    const next = watch.next();
-    gate = Promise.withResolvers();
-    await own.kill();
-    await own.start({ wiped: true });
-    for (let at = 1; at <= 20; at++) await own.put(`${prefix}/other/${at}`, "x");
-    gate.resolve();
-    expect(await next).toEqual({ kind: "snapshot", leases: [], replaced: true });
   },
   60_000,
 );
