@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { systemClock } from "../../src/base/clock.ts";
 import { errorText } from "../../src/base/error.ts";
@@ -189,6 +189,22 @@ describe("who we are", () => {
     await expect(store.renew(renewal, never)).rejects.toMatchObject({ code: "store/untrusted" });
   });
 
+  test.each([["sesame\nx"], ["sesame with blanks"], ["sesame€"], ["sesame\0"]])(
+    "what cannot be sent as a token is said to be none, and not quoted: %j",
+    async (token) => {
+      const { url } = start("server");
+      const error: unknown = await ask(url, trusting, { token }).catch((thrown: unknown) => thrown);
+      expect(error).toMatchObject({ code: "store/unauthorized" });
+      expect(errorText(error)).toContain("what should be a token is none");
+      expect(errorText(error)).not.toContain("sesame");
+    },
+  );
+
+  test("a token with a newline behind it, as files have it, is sent without", async () => {
+    const { url } = start("server", { tokens: ["t"] });
+    acquired(await ask(url, trusting, { token: "t\n" }));
+  });
+
   test("no pod and no kubeconfig is a mistake that says what to set", async () => {
     await expect(open({}).list(never)).rejects.toMatchObject({
       code: "store/kubeconfig",
@@ -291,6 +307,36 @@ describe("credentials by a plugin", () => {
     expect(error).toMatchObject({ code: "store/exec-plugin", retryable: true });
     expect(errorText(error)).toContain(reason);
     expect(errorText(error)).not.toContain("secret-rubbish");
+  });
+
+  test("one that leaves a process with its output open is not waited for", async () => {
+    const { url } = start("server", { tokens: ["t"] });
+    const pid = path(`pid-${files++}`);
+    const { exec } = plugin(`sleep 1000 & echo $! > ${pid}; ${credential({ token: "t" })}`);
+    opened.defer(() => void process.kill(Number(readFileSync(pid, "utf8"))));
+    acquired(await ask(url, trusting, { exec }));
+  });
+
+  test("a stop ends it with all it started, and whoever waits for it", async () => {
+    const { url } = start("server");
+    const pid = path(`pid-${files++}`);
+    const { exec, calls } = plugin(`sleep 1000 & echo $! > ${pid}.new; mv ${pid}.new ${pid}; wait`);
+    const store = open({ kubeconfig: kubeconfig(url, trusting, { exec }) });
+    const stops = [new AbortController(), new AbortController()];
+    const asked = stops.map(({ signal }) =>
+      store.acquire(requestFor("192.0.2.1"), signal).catch((error: unknown) => error),
+    );
+    for (let tries = 0; tries < 400 && !existsSync(pid); tries++) await Bun.sleep(10);
+    const stat = `/proc/${readFileSync(pid, "utf8").trim()}/stat`;
+    const isRunning = () => existsSync(stat) && !readFileSync(stat, "utf8").includes(") Z ");
+    stops[0]?.abort(new Error("stopped"));
+    expect(await asked[0]).toEqual(new Error("stopped"));
+    expect(isRunning()).toBe(true); // another call waits for it
+    stops[1]?.abort(new Error("stopped"));
+    expect(await asked[1]).toEqual(new Error("stopped"));
+    for (let tries = 0; tries < 400 && isRunning(); tries++) await Bun.sleep(10);
+    expect(isRunning()).toBe(false);
+    expect(calls()).toHaveLength(1);
   });
 
   test("one that is not there is named", async () => {

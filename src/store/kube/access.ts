@@ -29,9 +29,9 @@ export interface KubeAccess {
   readonly description: string;
   /**
    * Read anew for each call, since tokens and certificates are replaced while we run.
-   * @throws FlannelError `store/untrusted`, `store/kubeconfig`, `store/unauthorized`, `store/exec-plugin`
+   * @throws the reason of `stop` when it aborts while a plugin runs; FlannelError `store/untrusted`, `store/kubeconfig`, `store/unauthorized`, `store/exec-plugin`
    */
-  connect(): Promise<Connection>;
+  connect(stop: AbortSignal): Promise<Connection>;
   /** What was shown was refused; tells whether other credentials may come of asking again. */
   refused(): boolean;
 }
@@ -79,18 +79,18 @@ function inCluster({ env, serviceAccountDir: directory = serviceAccountDir }: Ac
 
 function byKubeconfig(path: string, { apiUrl, env, clock }: AccessOptions): KubeAccess {
   let plugin: { key: string; exec: ReturnType<typeof openExecPlugin> } | undefined;
-  const credentialsOf = async ({ exec }: Kubeconfig) => {
+  const credentialsOf = async ({ exec }: Kubeconfig, stop: AbortSignal) => {
     if (exec === undefined) return undefined;
     const key = JSON.stringify(exec);
     if (plugin?.key !== key) plugin = { key, exec: openExecPlugin(exec, { path, env }) };
-    return await plugin.exec.current(clock.now());
+    return await plugin.exec.current(clock.now(), stop);
   };
   return {
     description: apiUrl ?? `of ${path}`,
-    async connect() {
+    async connect(stop) {
       const config = parseKubeconfig(await readBounded(path, "store/kubeconfig"));
       const directory = dirname(path);
-      const given = await credentialsOf(config);
+      const given = await credentialsOf(config, stop);
       const ca = config.ca && (await readPem(config.ca, "certificate", directory));
       const certSource =
         given?.certificate === undefined ? config.clientCertificate : { pem: given.certificate };
@@ -100,7 +100,13 @@ function byKubeconfig(path: string, { apiUrl, env, clock }: AccessOptions): Kube
       if ((cert === undefined) !== (key === undefined))
         throw untrusted("a client certificate and its key go together", path);
       const tokenFile = config.tokenFile === undefined ? undefined : at(directory, config.tokenFile);
-      const token = given?.token ?? (tokenFile === undefined ? config.token : await readToken(tokenFile));
+      const written = given?.token ?? (tokenFile === undefined ? config.token : undefined);
+      const token =
+        written !== undefined
+          ? checkedToken(written, path)
+          : tokenFile === undefined
+            ? undefined
+            : await readToken(tokenFile);
       return {
         server: apiUrl === undefined ? config.server : serverOf(apiUrl),
         tls: { ...(ca && { ca }), ...(cert && key && { cert, key }) },
@@ -116,10 +122,14 @@ function byKubeconfig(path: string, { apiUrl, env, clock }: AccessOptions): Kube
 }
 
 async function readToken(path: string): Promise<string> {
-  const token = (await readBounded(path, "store/unauthorized")).trim();
-  if (!/^[\x21-\x7e]+$/.test(token))
-    throw new FlannelError("store/unauthorized", "the token file holds no token", { path });
-  return token;
+  return checkedToken(await readBounded(path, "store/unauthorized"), path);
+}
+
+/** Anything else cannot stand in a header, and `fetch` would only say that it failed. */
+function checkedToken(text: string, path: string): string {
+  const token = text.trim();
+  if (/^[\x21-\x7e]+$/.test(token)) return token;
+  throw new FlannelError("store/unauthorized", "what should be a token is none", { path });
 }
 
 /** The parser's own error is dropped: it may quote a private key. */

@@ -189,24 +189,28 @@ export class KubeClient {
     { method, body, stop, slow = false }: CallOptions & { stop: AbortSignal; slow?: boolean },
   ): Promise<unknown> {
     const { callMsMax = 10_000 } = this.#options;
-    const limit = AbortSignal.timeout(slow ? callMsMax * 3 : callMsMax);
-    const signal = AbortSignal.any([stop, this.#closed.signal, limit]);
+    const limitMs = slow ? callMsMax * 3 : callMsMax;
+    const signal = AbortSignal.any([stop, this.#closed.signal]);
     try {
-      return await readBody(await this.#fetch(path, { method, body, signal }), pageBytesMax);
+      return await readBody(await this.#fetch(path, { method, body, signal, limitMs }), pageBytesMax);
     } catch (error) {
       throw this.#failure(error, stop);
     }
   }
 
-  /** A response with status 200 or 201; credentials that a plugin gave are asked for once more when refused. */
+  /**
+   * A response with status 200 or 201; credentials that a plugin gave are asked for once more when refused. `limitMs`
+   * bounds what the server takes, its body included, and not how long the plugin takes, which has a limit of its own.
+   */
   async #fetch(
     path: string,
-    { method, body, signal }: CallOptions & { signal: AbortSignal },
+    { method, body, signal, limitMs }: CallOptions & { signal: AbortSignal; limitMs?: number },
   ): Promise<Response> {
     const { access } = this.#options;
     signal.throwIfAborted();
     for (let attempt = 1; ; attempt++) {
-      const { server, tls, serverName, token } = await access.connect();
+      const { server, tls, serverName, token } = await access.connect(signal);
+      const limits = limitMs === undefined ? [] : [AbortSignal.timeout(limitMs)];
       const response = await fetch(`${server}${path}`, {
         method,
         headers: {
@@ -217,7 +221,7 @@ export class KubeClient {
         ...(body === undefined ? {} : { body: body.text }),
         redirect: "error",
         proxy: false, // of the environment: leases do not travel through it
-        signal,
+        signal: AbortSignal.any([signal, ...limits]),
         ...(server.startsWith("https:")
           ? { tls: { ...tls, rejectUnauthorized: true, ...(serverName === undefined ? {} : { serverName }) } }
           : {}),

@@ -24,18 +24,35 @@ export interface ExecContext {
   readonly env: Readonly<Record<string, string | undefined>>;
 }
 
+/** How long the output of a plugin that has ended is waited for: a process it left may hold the pipe. */
+const drainMs = 1_000;
+
 /** Runs a plugin when its credentials are needed, and keeps them until their end. */
 export function openExecPlugin(plugin: ExecPlugin, context: ExecContext) {
   let held: PluginCredentials | undefined;
-  let running: Promise<PluginCredentials> | undefined;
+  let run: { readonly credentials: Promise<PluginCredentials>; waiting: number; end(): void } | undefined;
+
+  const start = () => {
+    const ending = new AbortController();
+    const credentials = runPlugin(plugin, context, ending.signal).finally(() => (run = undefined));
+    credentials.catch(() => {}); // whoever still waits is told
+    return { credentials, waiting: 0, end: () => ending.abort() };
+  };
+
   return {
-    async current(now: Date): Promise<PluginCredentials> {
+    /** One run serves all who ask meanwhile; it is ended when the last of them has stopped. */
+    async current(now: Date, stop: AbortSignal): Promise<PluginCredentials> {
       const isFresh =
         held !== undefined && (held.until === undefined || held.until.getTime() - marginMs > now.getTime());
       if (isFresh && held !== undefined) return held;
-      running ??= runPlugin(plugin, context).finally(() => (running = undefined));
-      held = await running;
-      return held;
+      const running = (run ??= start());
+      running.waiting++;
+      try {
+        held = await unlessStopped(running.credentials, stop);
+        return held;
+      } finally {
+        if (--running.waiting === 0) running.end();
+      }
     },
     /** They were refused. */
     forget() {
@@ -45,7 +62,11 @@ export function openExecPlugin(plugin: ExecPlugin, context: ExecContext) {
 }
 
 /** @throws FlannelError `store/exec-plugin` (retryable) with what it wrote to standard error */
-async function runPlugin(plugin: ExecPlugin, { path, env }: ExecContext): Promise<PluginCredentials> {
+async function runPlugin(
+  plugin: ExecPlugin,
+  { path, env }: ExecContext,
+  stop: AbortSignal,
+): Promise<PluginCredentials> {
   const { command, args, apiVersion } = plugin;
   const program = command.includes("/") && !isAbsolute(command) ? join(dirname(path), command) : command;
   const info = { kind: "ExecCredential", apiVersion, spec: { interactive: false } };
@@ -61,20 +82,36 @@ async function runPlugin(plugin: ExecPlugin, { path, env }: ExecContext): Promis
         ...plugin.env,
         KUBERNETES_EXEC_INFO: JSON.stringify(info),
       },
+      detached: true, // a group of its own: what it started can be ended with it
     });
   } catch (cause) {
     throw failed(program, "it cannot be started", cause);
   }
-  const timer = setTimeout(() => child.kill("SIGKILL"), runMsMax);
+  let hitch: string | undefined;
+  const end = (why: string) => {
+    hitch ??= why;
+    try {
+      process.kill(-child.pid, "SIGKILL");
+    } catch {
+      // All of it has ended.
+    }
+  };
+  const onStop = () => end("nobody waits for it any more");
+  const timer = setTimeout(() => end(`it took over ${runMsMax} ms`), runMsMax);
+  stop.addEventListener("abort", onStop);
   try {
-    const [output, errors] = await Promise.all([bounded(child, child.stdout), bounded(child, child.stderr)]);
+    const tooMuch = () => end("it wrote too much");
+    const output = collect(child.stdout, tooMuch);
+    const errors = collect(child.stderr, tooMuch);
     const code = await child.exited;
-    if (child.signalCode !== null) throw failed(program, `it took over ${runMsMax} ms, or wrote too much`);
-    if (code !== 0) throw failed(program, `exit code ${code}: ${errors.trim().slice(-300)}`);
-    return parseCredentials(output, apiVersion, program);
+    await Promise.race([Promise.all([output.ended, errors.ended]), Bun.sleep(drainMs)]);
+    if (hitch !== undefined) throw failed(program, hitch);
+    if (child.signalCode !== null) throw failed(program, `it was ended by ${child.signalCode}`);
+    if (code !== 0) throw failed(program, `exit code ${code}: ${errors.text().trim().slice(-300)}`);
+    return parseCredentials(output.text(), apiVersion, program);
   } finally {
     clearTimeout(timer);
-    child.kill("SIGKILL");
+    stop.removeEventListener("abort", onStop);
   }
 }
 
@@ -102,15 +139,31 @@ function parseCredentials(output: string, apiVersion: string, program: string): 
   return { token, certificate, key, until };
 }
 
-async function bounded(child: Bun.Subprocess, stream: ReadableStream<Uint8Array>): Promise<string> {
+/** Reads a stream to its end; what comes beyond the bound is dropped. */
+function collect(stream: ReadableStream<Uint8Array>, onTooMuch: () => void) {
   const chunks: Uint8Array[] = [];
   let bytes = 0;
-  for await (const chunk of stream) {
-    bytes += chunk.byteLength;
-    if (bytes > outputBytesMax) child.kill("SIGKILL");
-    else chunks.push(chunk);
+  const read = async () => {
+    for await (const chunk of stream) {
+      bytes += chunk.byteLength;
+      if (bytes > outputBytesMax) onTooMuch();
+      else chunks.push(chunk);
+    }
+  };
+  return { ended: read(), text: () => Buffer.concat(chunks).toString("utf8") };
+}
+
+/** @throws the signal's reason once it aborts */
+async function unlessStopped<T>(work: Promise<T>, stop: AbortSignal): Promise<T> {
+  stop.throwIfAborted();
+  const stopped = Promise.withResolvers<never>();
+  const onStop = () => stopped.reject(stop.reason);
+  stop.addEventListener("abort", onStop);
+  try {
+    return await Promise.race([work, stopped.promise]);
+  } finally {
+    stop.removeEventListener("abort", onStop);
   }
-  return Buffer.concat(chunks).toString("utf8");
 }
 
 function failed(program: string, reason: string, cause?: unknown): FlannelError {
