@@ -1,3 +1,4 @@
+import { openBrake } from "../base/brake.ts";
 import type { Clock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
@@ -42,7 +43,7 @@ export interface Keeper {
   /** Who has our subnet in our place; then nothing may be sent for it. Undefined while it is ours. */
   readonly conflict: string | undefined;
   readonly events: LeaseEvents;
-  /** Looks at once, for instance because our key was seen to vanish. */
+  /** Looks at once, for instance because our key was seen to vanish; more and more slowly where that does not end. */
   wake(): void;
   /** Changes what our lease publishes, at once. */
   publish(attributes: LeaseAttributes): void;
@@ -78,7 +79,11 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
   let confirmedAt = trouble === undefined ? clock.now() : undefined;
   let conflict: string | undefined;
   let wanted: LeaseAttributes | undefined;
-  let woken = trouble !== undefined;
+  const brake = openBrake(clock);
+  /** The store was seen to say something else than we do. */
+  let woken = false;
+  /** There is something to be said that does not wait. */
+  let urgent = trouble !== undefined;
   let rouse = () => {};
   const events = { acquired: trouble === undefined ? 1 : 0, renewed: 0, lost: 0, conflict: 0, failed: 0 };
 
@@ -170,12 +175,13 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
     },
     events,
     wake() {
+      if (woken) return;
       woken = true;
       rouse();
     },
     publish(attributes) {
       wanted = attributes;
-      woken = true;
+      urgent = true;
       rouse();
     },
     async run(stop, onChange) {
@@ -186,10 +192,17 @@ function keep(context: KeeperContext, first: Holding & { trouble: string | undef
         const waitMs = onlyLooks ? lookMs : isWell ? Math.max(untilDueMs, renewMsMin) : retryMs;
         const timer = new AbortController();
         rouse = () => timer.abort();
-        if (!woken) await clock.sleep(waitMs, AbortSignal.any([stop, timer.signal]));
+        const pauseMs = urgent ? 0 : woken ? brake.waitMs : waitMs;
+        if (pauseMs > 0) await clock.sleep(pauseMs, AbortSignal.any([stop, timer.signal]));
         if (stop.aborted) return;
-        if (onlyLooks && !woken && (await isAttested(stop))) continue;
+        if (woken && !urgent && brake.waitMs > 0) continue;
+        if (onlyLooks && !woken && !urgent && (await isAttested(stop))) continue;
+        if (woken && !urgent && trouble === undefined && brake.repaired())
+          log.warn("our lease is changed by somebody else again and again; it is put back slower", {
+            subnet: leaseKey(lease.subnets),
+          });
         woken = false;
+        urgent = false;
         const before = { lease, conflict };
         try {
           await tend(stop);

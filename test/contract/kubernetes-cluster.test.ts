@@ -18,6 +18,7 @@ import {
   type TestKubeApiOptions,
 } from "../support/kube-api.ts";
 import { kubeOptions, names } from "../support/kube-world.ts";
+import { manualClock } from "../support/manual-clock.ts";
 import { recordingLog } from "../support/recording-log.ts";
 import { acquired, attributesOf, follow, never, requestFor, updateText } from "./store.ts";
 
@@ -568,6 +569,52 @@ describe("annotating a node beside another store", () => {
     api.deny();
     await until("written", () => written(api)?.[names.publicIp] === "192.0.2.1");
     expect([said("there is no such node"), said("denies what flannel needs")]).toEqual([1, 1]);
+  });
+
+  test("annotations that another writer changes again and again are put back more and more slowly, which is said once", async () => {
+    const api = start();
+    api.createNode({ name: "n1" });
+    const log = recordingLog();
+    const clock = manualClock();
+    const annotator = annotate(api, { log, clock });
+    annotator.want(attributesOf("192.0.2.1"));
+    const isOurs = () => Bun.deepEquals(written(api), annotationsOf("192.0.2.1"));
+    const patches = () => api.requests.filter(({ method }) => method === "PATCH").length;
+    await until("written", isOurs);
+    await until("watched", () => api.watches === 1);
+    const undo = () => api.annotate("n1", { [names.publicIp]: "192.0.2.99" });
+    for (let times = 1; times <= 5; times++) {
+      undo();
+      await until(`put back ${times} times`, isOurs);
+    }
+    undo();
+    for (let times = 0; times < 20; times++, await Bun.sleep(5)) api.heartbeat("n1");
+    expect(patches()).toBe(6);
+    await clock.advance(1_000);
+    await until("put back after a second", isOurs);
+    undo();
+    await until("seen", () => clock.nextMs === 2_000);
+    // A change of ours does not wait.
+    annotator.want(attributesOf("192.0.2.2"));
+    await until("changed", () => written(api)?.[names.publicIp] === "192.0.2.2");
+    expect(log.lines.filter((line) => line.includes("again and again"))).toHaveLength(1);
+  });
+
+  test("rights that are denied are asked for no more often because the node changes", async () => {
+    const api = start();
+    api.createNode({ name: "n1" });
+    api.deny(({ method }) => method === "PATCH");
+    const clock = manualClock();
+    annotate(api, { clock }).want(attributesOf("192.0.2.1"));
+    const patches = () => api.requests.filter(({ method }) => method === "PATCH").length;
+    await until("asked", () => patches() > 0);
+    await until("watched", () => api.watches === 1);
+    for (let times = 0; times < 100; times++, await Bun.sleep(2)) api.heartbeat("n1");
+    expect(patches()).toBeLessThanOrEqual(6);
+    api.deny();
+    for (let times = 0; times < 40 && written(api) === undefined; times++, await Bun.sleep(5))
+      await clock.advance(1_000);
+    expect(written(api)).toEqual(annotationsOf("192.0.2.1"));
   });
 
   test("without a name for the node there is nothing to wait for", () => {

@@ -1,3 +1,4 @@
+import { openBrake } from "../../base/brake.ts";
 import { errorText, FlannelError } from "../../base/error.ts";
 import { runGroup } from "../../base/group.ts";
 import type { LeaseAttributes } from "../../lease/lease.ts";
@@ -20,7 +21,7 @@ export interface NodeAnnotator extends Disposable {
   want(attributes: LeaseAttributes): void;
   /**
    * Writes it at once, when it changes, and when it or the node was replaced; whether the node is Ready is of no
-   * concern. What fails, be it the kubeconfig, is said and retried: traffic does not depend on it.
+   * concern. Who replaces it again and again is answered more and more slowly. What fails, be it the kubeconfig, is said and retried: traffic does not depend on it.
    */
   run(stop: AbortSignal): Promise<void>;
 }
@@ -30,26 +31,36 @@ export function openNodeAnnotator(options: KubeOptions): NodeAnnotator {
   requireNodeName({ configured: options.nodeName, env: options.env });
   const context = openKubeContext(options);
   const { client, names, log, clock } = context;
+  const brake = openBrake(clock);
   let wanted: LeaseAttributes | undefined;
-  let isDue = false;
+  /** We want something else than before. */
+  let isChanged = false;
+  /** The node was seen to lack what we want. */
+  let isUndone = false;
   let rouse = () => {};
-  const wake = () => {
-    isDue = true;
-    rouse();
-  };
 
   /** What must be changed on the node; undefined for nothing. */
   const patchFor = ({ annotations }: KubeNode, attributes: LeaseAttributes): object | undefined =>
     annotationPatch(annotations, encodeAnnotations(overwritten(attributes, annotations, names), names));
 
-  const write = async (attributes: LeaseAttributes, stop: AbortSignal): Promise<void> => {
+  /** @returns whether anything had to be written */
+  const write = async (attributes: LeaseAttributes, stop: AbortSignal): Promise<boolean> => {
     const node = await context.ownNode(stop);
     const name = await context.ownName(stop);
     if (node === undefined) throw new FlannelError("store/no-node", "there is no such node", { node: name });
     const patch = patchFor(node, attributes);
-    if (patch === undefined) return;
+    if (patch === undefined) return false;
     await client.patchNodeStatus(name, patch, stop);
     log.info("our lease stands in the node's annotations", { node: name });
+    return true;
+  };
+
+  /** Notes that it had to be written because of what was seen on the node, with or without success. */
+  const repaired = () => {
+    if (brake.repaired())
+      log.warn(
+        "the node's annotations are changed by somebody else again and again; putting them back slower",
+      );
   };
 
   const writer = async (stop: AbortSignal): Promise<void> => {
@@ -58,12 +69,17 @@ export function openNodeAnnotator(options: KubeOptions): NodeAnnotator {
     while (!stop.aborted) {
       const timer = new AbortController();
       rouse = () => timer.abort();
-      if (!isDue) await clock.sleep(waitMs, AbortSignal.any([stop, timer.signal]));
+      const pauseMs = isChanged ? 0 : isUndone ? brake.waitMs : waitMs;
+      if (pauseMs > 0) await clock.sleep(pauseMs, AbortSignal.any([stop, timer.signal]));
       if (stop.aborted) return;
-      isDue = false;
+      const isRepair = isUndone && !isChanged;
+      if (isRepair && brake.waitMs > 0) continue;
+      isChanged = false;
+      isUndone = false;
       if (wanted === undefined) continue;
       try {
-        await write(wanted, stop);
+        const hasWritten = await write(wanted, stop);
+        if (isRepair && hasWritten) repaired();
         waitMs = idleMs;
         said = "";
       } catch (error) {
@@ -73,6 +89,7 @@ export function openNodeAnnotator(options: KubeOptions): NodeAnnotator {
         if (text !== said) log.warn("the node cannot be annotated; trying again", { error: text });
         said = text;
         waitMs = waitMs === idleMs ? retryMs : Math.min(waitMs * 2, retryMsMax);
+        if (isRepair) repaired();
       }
     }
   };
@@ -84,7 +101,9 @@ export function openNodeAnnotator(options: KubeOptions): NodeAnnotator {
       if (update.kind === "open") continue;
       const [node] = update.kind === "snapshot" ? update.nodes : [update.change.node];
       if (node === undefined || (update.kind === "change" && update.change.kind === "delete")) continue;
-      if (wanted !== undefined && differs(node, wanted)) wake();
+      if (isUndone || wanted === undefined || !differs(node, wanted)) continue;
+      isUndone = true;
+      rouse();
     }
   };
 
@@ -99,7 +118,8 @@ export function openNodeAnnotator(options: KubeOptions): NodeAnnotator {
   return {
     want(attributes) {
       wanted = attributes;
-      wake();
+      isChanged = true;
+      rouse();
     },
     run: (stop) => runGroup(stop, [writer, watcher]),
     [Symbol.dispose]: () => client.close(),

@@ -131,6 +131,40 @@ describe("keeper", () => {
     });
   });
 
+  test("a lease that somebody changes again and again is put back more and more slowly, which is said once", async () => {
+    const { clock, calls, log, running, open } = bench();
+    const keeper = await open();
+    const renewals = () => calls.filter((call) => call.startsWith("renew")).length;
+    await running(keeper, async () => {
+      const undone = async (times: number) => {
+        for (let at = 0; at < times; at++) {
+          keeper.wake();
+          await settle();
+        }
+      };
+      await undone(50);
+      expect(renewals()).toBe(5);
+      await clock.advance(1_000);
+      expect(renewals()).toBe(6);
+      await undone(50);
+      await clock.advance(1_999);
+      expect(renewals()).toBe(6);
+      await clock.advance(1);
+      expect(renewals()).toBe(7);
+      expect(log.messages.filter((message) => message.includes("again and again"))).toHaveLength(1);
+      // What we want to publish does not wait.
+      await undone(1);
+      keeper.publish(keeper.lease.attributes);
+      await settle();
+      expect(renewals()).toBe(8);
+      // Once it is over a change is answered at once.
+      await clock.advance(180_000);
+      const before = renewals();
+      await undone(1);
+      expect(renewals()).toBe(before + 1);
+    });
+  });
+
   test("a reservation is renewed too, for what says whose it is, and the change is said once", async () => {
     const { clock, calls, log, say, running, open, full } = bench();
     say.renew = ({ lease }) => ({
