@@ -1,5 +1,5 @@
 import { closeSync, openSync } from "node:fs";
-import { FlannelError } from "../base/error.ts";
+import { errorText, FlannelError } from "../base/error.ts";
 import type { EngineName } from "../backend/backend.ts";
 
 export interface EngineChoice {
@@ -17,14 +17,20 @@ export interface EngineFacts {
   readonly userspaceOnly?: string;
   /** The backend, where it takes a raw socket in userspace. */
   readonly rawSocket?: string;
-  /** Why /dev/net/tun cannot be used; undefined when it can. */
-  readonly tunTrouble: string | undefined;
+  /** Undefined when a TUN can be had. */
+  readonly tunTrouble: TunTrouble | undefined;
+}
+
+/** Why /dev/net/tun cannot be used, and what to do about it: a sentence without its full stop. */
+export interface TunTrouble {
+  readonly reason: string;
+  readonly remedy: string;
 }
 
 /**
  * Userspace where a TUN can be had and nothing asks for the kernel's device, else the kernel. Pure.
  * @throws FlannelError `engine/unsuitable` (exit code 2) where one is demanded that cannot do it; `engine/no-tun` where
- * there is no TUN for what only a userspace engine can do
+ * one is, or only one will do, that takes a TUN, and there is none
  */
 export function chooseEngine({
   configured,
@@ -43,29 +49,23 @@ export function chooseEngine({
     );
   if (userspaceOnly !== undefined) {
     if (configured === "kernel") throw noKernelDevice(userspaceOnly, "datapath.engine");
-    if (configured === "auto" && tunTrouble !== undefined)
-      throw new FlannelError(
-        "engine/no-tun",
-        `the ${userspaceOnly} backend needs a TUN: ${tunTrouble}`,
-        {},
-        {
-          exitCode: 1,
-          remedy: "Load the module (modprobe tun); a container or unit must be given /dev/net/tun",
-        },
-      );
+    if (tunTrouble !== undefined) throw noTun(`the ${userspaceOnly} backend`, tunTrouble, "");
   }
   if (configured === "kernel") return { engine: "kernel", reason: "it is configured" };
   if (configured !== "auto") {
-    if (kernelOnly.length === 0) return { engine: configured, reason: "it is configured" };
-    throw new FlannelError(
-      "engine/unsuitable",
-      `the network's Backend asks for ${options}, which the ${configured} engine does not have`,
-      {},
-      { exitCode: 2, remedy: 'Set datapath.engine to "kernel" or "auto"' },
-    );
+    if (kernelOnly.length > 0)
+      throw new FlannelError(
+        "engine/unsuitable",
+        `the network's Backend asks for ${options}, which the ${configured} engine does not have`,
+        {},
+        { exitCode: 2, remedy: 'Set datapath.engine to "kernel" or "auto"' },
+      );
+    if (tunTrouble !== undefined)
+      throw noTun(`the ${configured} engine`, tunTrouble, ', or use datapath.engine = "kernel"');
+    return { engine: configured, reason: "it is configured" };
   }
   if (kernelOnly.length > 0) return { engine: "kernel", reason: `the network's Backend asks for ${options}` };
-  if (tunTrouble !== undefined) return { engine: "kernel", reason: tunTrouble };
+  if (tunTrouble !== undefined) return { engine: "kernel", reason: tunTrouble.reason };
   return { engine: "userspace", reason: "/dev/net/tun opens" };
 }
 
@@ -79,12 +79,51 @@ export function noKernelDevice(backend: string, key: string): FlannelError {
   );
 }
 
+function noTun(what: string, { reason, remedy }: TunTrouble, otherwise: string): FlannelError {
+  return new FlannelError(
+    "engine/no-tun",
+    `${what} needs a TUN: ${reason}`,
+    {},
+    { exitCode: 1, remedy: `${remedy}${otherwise}` },
+  );
+}
+
 /** Why this process cannot use TUN devices; undefined when it can. */
-export function probeTun(path = "/dev/net/tun"): string | undefined {
+export function probeTun(path = "/dev/net/tun", open = openAndClose): TunTrouble | undefined {
   try {
-    closeSync(openSync(path, "r+"));
+    open(path);
     return undefined;
   } catch (error) {
-    return `${path} does not open: ${error instanceof Error ? error.message : String(error)}`;
+    const code = error instanceof Error && "code" in error ? String(error.code) : "";
+    const known = refusals[code];
+    const why = known === undefined ? errorText(error) : `${known.why} (${code})`;
+    return { reason: `${path} does not open: ${why}`, remedy: (known ?? missing).remedy };
   }
 }
+
+function openAndClose(path: string): void {
+  closeSync(openSync(path, "r+"));
+}
+
+const missing = {
+  why: "it is not there",
+  remedy:
+    "Load the module (modprobe tun); a container must be given the device (--device /dev/net/tun; in a pod a hostPath volume)",
+};
+const noDriver = { why: "the kernel has no driver for it", remedy: "Load the module (modprobe tun)" };
+
+/** By the error of open(2). */
+const refusals: Readonly<Record<string, { readonly why: string; readonly remedy: string }>> = {
+  ENOENT: missing,
+  ENODEV: noDriver,
+  ENXIO: noDriver,
+  EPERM: {
+    why: "the device rules of this container or unit forbid it",
+    remedy:
+      "Allow it: --device /dev/net/tun (docker, podman), DeviceAllow=/dev/net/tun rw (systemd), or the runtime's own list of devices (Kubernetes)",
+  },
+  EACCES: {
+    why: "its mode, a mount with nodev, SELinux or AppArmor forbid it",
+    remedy: "Look at ls -lZ /dev/net/tun, at its mount and at the audit log",
+  },
+};

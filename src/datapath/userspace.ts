@@ -149,21 +149,15 @@ function openFailure(error: unknown, name: TunnelEngine, options: EngineOptions)
 }
 
 const remedies: Readonly<
-  Record<string, (options: Pick<EngineOptions, "device" | "port" | "local" | "encapsulation">) => string>
+  Record<string, (options: Pick<EngineOptions, "device" | "port" | "local">) => string>
 > = {
   EADDRINUSE: ({ port }) =>
     `UDP port ${port} is taken: stop the other flannel-lite or flanneld, or remove the kernel's vxlan device on it (ip -d link show type vxlan)`,
   EADDRNOTAVAIL: ({ local }) => `${local} is not an address of this host: choose the uplink by interface`,
   EBUSY: ({ device }) => `Another process holds ${device}: stop it`,
   EINVAL: ({ device }) => `A device named ${device} of another kind is in the way: ip link delete ${device}`,
-  ENOENT: (options) => `Load the module (modprobe tun)${orKernel(options)}`,
-  EACCES: (options) => `The container or unit must be given /dev/net/tun${orKernel(options)}`,
   EPERM: () => "It needs root or CAP_NET_ADMIN",
 };
-
-function orKernel({ encapsulation }: Pick<EngineOptions, "encapsulation">): string {
-  return encapsulation === "udp" ? "" : ', or use datapath.engine = "kernel"';
-}
 
 function tableOf(tunnel: TunnelItem, forwards: readonly ForwardItem[]): ForwardingTable {
   const { overlay, strict, allowSources } = tunnel;
