@@ -1,5 +1,14 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
 import { inside, type LabHost } from "../../src/demo/lab.ts";
 import {
   type ContainerOptions,
@@ -103,4 +112,133 @@ describe.skipIf(refused !== undefined)("image", () => {
     // By the image's own iptables.
     expect(await inside(host.namespace, ["iptables-save"])).toContain("-A FLANNEL-POSTRTG");
   });
+
+  test.each(["absent", "denied"] as const)(
+    "with /dev/net/tun %s, auto takes the kernel's device and says why, userspace is refused with what to do",
+    async (tun) => {
+      const overlaid = await overlay(1);
+      const host = hostOf(overlaid, 1);
+      const refused = startInContainer(overlaid, host, { engine: "userspace", instance: "b" }, { tun });
+      expect(await refused.child.exited).toBe(1);
+      const said = refused.child.errorTail();
+      expect(said).toContain("the userspace engine needs a TUN: /dev/net/tun does not open: ");
+      expect(said).toContain(tun === "absent" ? "(ENOENT)" : "(EPERM)");
+      expect(said).toContain("--device /dev/net/tun");
+      expect(said).toContain('datapath.engine = "kernel"');
+      const { engine } = await startInContainer(overlaid, host, { engine: "auto" }, { tun }).ready(0);
+      expect(engine?.name).toBe("kernel");
+      expect(engine?.reason).toBe(
+        tun === "absent"
+          ? "/dev/net/tun does not open: it is not there (ENOENT)"
+          : "/dev/net/tun does not open: the device rules of this container or unit forbid it (EPERM)",
+      );
+    },
+  );
+
+  test("a read-only /proc/sys is a warning where forwarding is on, else an error that says what to do", async () => {
+    const overlaid = await overlay(2);
+    for (const [number, value, said] of [
+      [1, "1", "IP forwarding is on, and only the host can change it"],
+      [2, "0", "IP forwarding is not on and cannot be turned on"],
+    ] as const) {
+      const host = hostOf(overlaid, number);
+      await inside(host.namespace, ["sysctl", "-qw", `net.ipv4.ip_forward=${value}`]);
+      const daemon = startInContainer(overlaid, host, { engine: "kernel" });
+      await daemon.settled();
+      const lines = daemon.child.errorTail().split("\n");
+      const about = lines.filter((line) => line.includes("IP forwarding"));
+      expect(about).toHaveLength(1);
+      expect(about[0]).toContain(said);
+      expect(about[0]).toContain("EROFS");
+      expect(about[0]?.includes("sysctl -w net.ipv4.ip_forward=1")).toBe(value === "0");
+    }
+  });
+
+  test("a directory that it has to write and cannot is named, with the setting that moves it", async () => {
+    const overlaid = await overlay(1);
+    const host = hostOf(overlaid, 1);
+    for (const [key, path] of [
+      ["run_dir", "/run/flannel-lite"],
+      ["subnet_file", "/run/flannel/subnet.env"],
+      ["state_dir", "/var/lib/flannel-lite"],
+    ] as const) {
+      const daemon = startInContainer(overlaid, host, { engine: "kernel", host: `${key} = "${path}"` });
+      expect(await daemon.child.exited).toBe(1);
+      const last = daemon.child.errorTail().trimEnd().split("\n").at(-1) ?? "";
+      expect(last).toStartWith("flannel-lite: error: ");
+      for (const word of [path, "EROFS", `host.${key}`]) expect(last).toContain(word);
+    }
+  });
+
+  test("the plugin and its list are installed from the image, by our command and by those of kube-flannel", async () => {
+    const overlaid = await overlay(1);
+    const host = hostOf(overlaid, 1);
+    const target = mkdtempSync(`${overlaid.lab.directory}/cni-`);
+    const [binDir, confDir] = [join(target, "opt/cni/bin"), join(target, "etc/cni/net.d")];
+    for (const path of [binDir, confDir]) mkdirSync(path, { recursive: true });
+    const inImage = async (command: readonly string[], mounts: Readonly<Record<string, string>>) => {
+      const { code, output, errors } = await containers.run({ host, command, mounts, tun: "absent" });
+      expect({ code, errors }).toEqual({ code: 0, errors: "" });
+      return output;
+    };
+    const said = await inImage([...containers.config.config.Entrypoint, "install", "cni", "-root", "/host"], {
+      "/host": target,
+    });
+    expect(said).toContain("wrote /host/opt/cni/bin/flannel");
+    const list = join(confDir, "10-flannel.conflist");
+    expect(JSON.parse(readFileSync(list, "utf8")).plugins[0].type).toBe("flannel");
+
+    // As the init containers of kube-flannel's manifests do, over what stands there.
+    rmSync(list);
+    writeFileSync(join(target, "cni-conf.json"), '{"name":"cbr0"}\n');
+    await inImage(
+      ["/opt/bin/install-conf", "/etc/kube-flannel/cni-conf.json", "/etc/cni/net.d/10-flannel.conflist"],
+      {
+        "/etc/kube-flannel": `${target}:ro`,
+        "/etc/cni/net.d": confDir,
+      },
+    );
+    expect(readFileSync(list, "utf8")).toBe('{"name":"cbr0"}\n');
+    await inImage(["cp", "-f", "/flannel", "/opt/cni/bin/flannel"], { "/opt/cni/bin": binDir });
+    expect(readdirSync(binDir)).toEqual(["flannel"]);
+    expect(await versionOf(join(binDir, "flannel"))).toContain("1.1.0");
+  });
+
+  test("it says what it is, and has no program in it that misses a library", async () => {
+    const { config, annotations } = containers;
+    expect(config.config.Labels).toEqual(annotations);
+    expect(config.config.Labels).toMatchObject({
+      "org.opencontainers.image.title": "flannel-lite",
+      "org.opencontainers.image.licenses": "Apache-2.0",
+    });
+    const overlaid = await overlay(1);
+    const host = hostOf(overlaid, 1);
+    for (const command of [
+      ["/usr/local/bin/flannel-lite", "version"],
+      ["/opt/bin/flanneld", "--version"],
+      ["ip", "-V"],
+      ["nft", "--version"],
+      ["iptables", "--version"],
+      ["iptables-legacy", "--version"],
+      ["ip6tables-restore", "--version"],
+      ["sh", "-c", "echo fine"],
+    ]) {
+      const { code, errors } = await containers.run({ host, command, tun: "absent" });
+      expect({ command, code, missing: errors.includes("cannot open shared object") }).toEqual({
+        command,
+        code: 0,
+        missing: false,
+      });
+    }
+  });
 });
+
+/** What the plugin answers as a runtime asks it. */
+async function versionOf(plugin: string): Promise<string> {
+  const child = Bun.spawn([plugin], {
+    stdin: new Blob(['{"cniVersion":"1.1.0"}']),
+    stdout: "pipe",
+    env: { CNI_COMMAND: "VERSION" },
+  });
+  return await new Response(child.stdout).text();
+}
