@@ -73,6 +73,7 @@ test: $(BINARY) $(ETCD) $(IMAGE) ## install what is needed, run all tests; ends 
 	@$(call need,python3,python3-minimal)
 	@$(call need,runc,runc)
 	@$(call need_file,/usr/lib/cni/bridge,containernetworking-plugins)
+	@$(call need_file,/usr/share/containers/seccomp.json,golang-github-containers-common)
 	@$(SUDO) env "PATH=$$PATH" $(BUN) test/run.ts
 
 .PHONY: profile

@@ -16,10 +16,14 @@ export interface ContainerOptions {
   /** Whose network namespace it is in. */
   readonly host: LabHost;
   readonly command: readonly string[];
-  /** Directories of this machine, by their path inside; writable unless they end with `:ro`. */
+  /** Directories or files of this machine, by their path inside; writable unless they end with `:ro`. */
   readonly mounts?: Readonly<Record<string, string>>;
   readonly tun?: TunDevice;
   readonly env?: Readonly<Record<string, string>>;
+  /** Without `CAP_`; NET_ADMIN and NET_RAW by default. */
+  readonly capabilities?: readonly string[];
+  /** The runtime's filter of system calls for these capabilities; none by default. */
+  readonly seccomp?: (capabilities: readonly string[]) => object;
 }
 
 /** Containers of one image, run by runc: their root file system read-only, without a Docker engine. */
@@ -103,8 +107,8 @@ function readJson(path: string): unknown {
 
 /** As Kubernetes has it run: host network, read-only, two capabilities, everything else as runtimes do by default. */
 function runtimeSpec(root: string, image: ImageConfig, options: ContainerOptions): object {
-  const { host, command, mounts = {}, tun = "given", env = {} } = options;
-  const capabilities = ["CAP_NET_ADMIN", "CAP_NET_RAW"];
+  const { host, command, mounts = {}, tun = "given", env = {}, seccomp } = options;
+  const capabilities = (options.capabilities ?? ["NET_ADMIN", "NET_RAW"]).map((name) => `CAP_${name}`);
   const allowed = { allow: true, type: "c", major: 10, minor: 200, access: "rwm" };
   // Whatever the runtime lets through by itself, this number it does not: opening it is EPERM, as of a TUN that was
   // mounted into the container and not allowed to it.
@@ -140,6 +144,7 @@ function runtimeSpec(root: string, image: ImageConfig, options: ContainerOptions
       ],
       devices: tun === "absent" ? [] : [{ ...device, fileMode: 0o666 }],
       resources: { devices: [{ allow: false, access: "rwm" }, ...(tun === "given" ? [allowed] : [])] },
+      ...(seccomp === undefined ? {} : { seccomp: seccomp(capabilities) }),
       maskedPaths: ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
       readonlyPaths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
     },

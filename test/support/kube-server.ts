@@ -1,11 +1,14 @@
 /**
- * The test API server as a process of its own, for namespaces: `kube-server.ts HOST PORT CONTROL`. Tests reach its
- * cluster by the unix socket CONTROL, with the name of a method of TestKubeApi and its arguments as JSON.
+ * The test API server as a process of its own, for namespaces: `kube-server.ts HOST PORT CONTROL [OPTIONS]`,
+ * OPTIONS of startKubeApi as JSON. Tests reach its cluster by the unix socket CONTROL, with the name of a method of TestKubeApi and its arguments as JSON.
  */
-import { startKubeApi } from "./kube-api.ts";
+import { startKubeApi, type TestKubeApiOptions } from "./kube-api.ts";
 
-const [hostname = "", port = "", control = ""] = process.argv.slice(2);
-const api = startKubeApi({ hostname, port: Number(port), bookmarkMs: 1_000 });
+const [hostname = "", port = "", control = "", options = "{}"] = process.argv.slice(2);
+const api = startKubeApi({
+  ...(JSON.parse(options) as TestKubeApiOptions),
+  ...{ hostname, port: Number(port), bookmarkMs: 1_000 },
+});
 
 Bun.serve({
   unix: control,

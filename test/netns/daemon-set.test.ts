@@ -1,0 +1,189 @@
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { inside, type LabHost, switchAddress } from "../../src/demo/lab.ts";
+import type { Child } from "../../src/demo/process.ts";
+import { readReport } from "../../src/status/admin-socket.ts";
+import type { StatusReport } from "../../src/status/report.ts";
+import { openCertificates } from "../support/certificates.ts";
+import { manifestsDirectory, parseManifest } from "../support/chart.ts";
+import { type Containers, imageArchive, openContainers } from "../support/container.ts";
+import type { SeenRequest } from "../support/kube-api.ts";
+import { type KubeProcess, startKubeProcess } from "../support/kube-process.ts";
+import { type Kubelet, openKubelet } from "../support/kubelet.ts";
+import {
+  openTestOverlay,
+  overlayRefused,
+  ping,
+  type TestOverlay,
+  transfer,
+  vtepAddress,
+} from "../support/overlay.ts";
+import { seccompRefused } from "../support/seccomp.ts";
+
+const refused = overlayRefused() ?? imageRefused() ?? seccompRefused();
+if (refused !== undefined) console.warn(`SKIPPED test/netns/daemon-set.test.ts: ${refused}`);
+
+function imageRefused(): string | undefined {
+  if (!existsSync(imageArchive)) return `${imageArchive} is missing: run make image`;
+  return Bun.which("runc") === null ? "runc is not installed" : undefined;
+}
+
+const manifest = readFileSync(join(manifestsDirectory, "flannel-lite.yml"), "utf8");
+const token = "a-pods-token";
+
+/** A node that runs the DaemonSet's pod. */
+interface Node {
+  readonly host: LabHost;
+  readonly kubelet: Kubelet;
+  pod: Child;
+  report(): Promise<StatusReport>;
+}
+
+describe.skipIf(refused !== undefined)("DaemonSet", () => {
+  let directory = "";
+  let containers: Containers;
+  let net: TestOverlay | undefined;
+
+  beforeAll(async () => {
+    directory = mkdtempSync("/tmp/fl-daemon-set-");
+    containers = await openContainers(directory);
+  }, 60_000);
+
+  afterEach(async () => {
+    await net?.[Symbol.asyncDispose]();
+    net = undefined;
+  });
+
+  afterAll(async () => {
+    await containers?.[Symbol.asyncDispose]();
+    rmSync(directory, { recursive: true, force: true });
+  });
+
+  /** An API server that pods reach by their service account, as in a cluster. */
+  const cluster = async (overlay: TestOverlay): Promise<{ kube: KubeProcess; ca: string }> => {
+    using certificates = openCertificates();
+    const ca = readFileSync(certificates.authority("ca"), "utf8");
+    const { cert, key } = certificates.issue("apiserver", { by: "ca", names: `IP:${switchAddress}` });
+    const kube = await startKubeProcess(overlay.lab, switchAddress, {
+      tls: { cert: readFileSync(cert, "utf8"), key: readFileSync(key, "utf8") },
+      tokens: [token],
+    });
+    return { kube, ca };
+  };
+
+  const ready = async (node: Node): Promise<StatusReport> => {
+    let last: StatusReport | undefined;
+    for (const deadline = Date.now() + 30_000; Date.now() < deadline; await Bun.sleep(50)) {
+      last = await node.report().catch(() => undefined);
+      if (last?.ready === true && last.settled && last.peers.length === 1 && last.missing.length === 0)
+        return last;
+    }
+    throw new Error(`${node.host.namespace}: ${JSON.stringify(last)}\n${node.pod.errorTail()}`);
+  };
+
+  const probe = async ({ host }: Node, path: string) =>
+    await inside(host.namespace, [
+      ...["curl", "--silent", "--max-time", "5", "--write-out", " %{http_code}"],
+      `http://${host.address}:8081${path}`,
+    ]);
+
+  test("by its manifest alone, in containers as it asks for: two nodes, one without a TUN; between two pods of a node traffic flows", async () => {
+    const overlay = await openTestOverlay(2);
+    net = overlay;
+    const { kube, ca } = await cluster(overlay);
+    const nodes: Node[] = [];
+    for (const host of overlay.lab.hosts) {
+      const nodeName = `node-${host.number}`;
+      await kube.call("createNode", {
+        name: nodeName,
+        podCidrs: [`10.244.${host.number}.0/24`],
+        networkUnavailable: "True",
+      });
+      const own = join(overlay.lab.directory, nodeName);
+      const kubelet = openKubelet({
+        ...{ containers, host, nodeName, manifest, directory: own, port: 6443, token, ca },
+        // The other node has an empty /dev/net.
+        real: host.number === 1 ? ["/dev/net"] : [],
+      });
+      // A cluster that ran kube-flannel, on nodes whose installer gave the plugins to a user of their own.
+      const plugins = kubelet.hostPath("/opt/cni/bin");
+      writeFileSync(join(plugins, "flannel"), "flannel's own", { mode: 0o755 });
+      chownSync(plugins, 1000, 1000);
+      const report = () => readReport(kubelet.hostPath("/run/flannel-lite"));
+      nodes.push({ host, kubelet, pod: await kubelet.startPod(), report });
+    }
+    const [first, second] = nodes;
+    if (first === undefined || second === undefined) throw new Error("two nodes");
+
+    const reports = [await ready(first), await ready(second)] as const;
+    expect(reports.map(({ engine }) => engine?.name)).toEqual(["userspace", "kernel"]);
+    expect(reports[1].engine?.reason).toContain("/dev/net/tun does not open: it is not there");
+    const ends = [
+      { host: first.host, address: vtepAddress(reports[0]) },
+      { host: second.host, address: vtepAddress(reports[1]) },
+    ] as const;
+    await ping(first.host, ends[1].address);
+    await ping(second.host, ends[0].address);
+    expect((await transfer(overlay.lab, ...ends)).intact).toBe(true);
+
+    // What the manifest's probes and the CNI plugin's caller find.
+    expect([await probe(first, "/healthz"), await probe(second, "/readyz")]).toEqual([
+      "flanneld is running 200",
+      "flanneld is ready 200",
+    ]);
+    expect(readFileSync(first.kubelet.hostPath("/run/flannel/subnet.env"), "utf8")).toContain(
+      "FLANNEL_SUBNET=10.244.1.1/24",
+    );
+    const conflist = first.kubelet.hostPath("/etc/cni/net.d/10-flannel.conflist");
+    expect(JSON.parse(readFileSync(conflist, "utf8"))).toMatchObject({ name: "cbr0" });
+    const plugin = first.kubelet.hostPath("/opt/cni/bin/flannel");
+    const asked = Bun.spawnSync([plugin], {
+      env: { CNI_COMMAND: "VERSION" },
+      stdin: new TextEncoder().encode('{"cniVersion":"1.1.0"}'),
+    });
+    expect(JSON.parse(asked.stdout.toString())).toMatchObject({ supportedVersions: expect.any(Array) });
+    const rules = await inside(first.host.namespace, ["iptables-save"]);
+    expect(rules).toContain("-A FLANNEL-POSTRTG");
+
+    // As an update does to a pod: SIGTERM, some time in which there is none, the next one.
+    await first.pod.end(30_000);
+    expect(await first.pod.exited).toBe(0);
+    await ping(second.host, ends[0].address);
+    expect((await transfer(overlay.lab, ...ends)).intact).toBe(true);
+    first.pod = await first.kubelet.startPod();
+    const again = await ready(first);
+    expect(again.engine?.name).toBe("userspace");
+    expect(again.lease?.vtepMac).toBe(reports[0].lease?.vtepMac ?? "none");
+    expect((await transfer(overlay.lab, ...ends)).intact).toBe(true);
+
+    const condition = (await kube.getNode("node-1")).status.conditions?.[0];
+    expect(condition).toMatchObject({ type: "NetworkUnavailable", status: "False", reason: "FlannelIsUp" });
+    expect(await kube.refused()).toEqual([]);
+    expect(rightsUsed(await kube.requests())).toEqual(rightsGiven());
+    for (const { pod } of nodes) await pod.end(30_000);
+  }, 120_000);
+});
+
+/** `verb resource`, as the API server asks its authorizer for each request. */
+function rightsUsed(requests: readonly SeenRequest[]): string[] {
+  const rights = requests.map(({ method, path, query }) => {
+    const [, , , resource = "", name, subresource] = path.split("/");
+    const what = subresource === undefined ? resource : `${resource}/${subresource}`;
+    if (method === "PATCH") return `patch ${what}`;
+    if (method !== "GET") return `${method} ${what}`;
+    if (query["watch"] === "true") return `watch ${what}`;
+    return `${name === undefined ? "list" : "get"} ${what}`;
+  });
+  return [...new Set(rights)].sort();
+}
+
+function rightsGiven(): string[] {
+  const role = parseManifest(manifest).find(({ kind }) => kind === "ClusterRole");
+  const rules = role?.["rules"] as readonly { resources: readonly string[]; verbs: readonly string[] }[];
+  return rules
+    .flatMap(({ resources, verbs }) =>
+      resources.flatMap((resource) => verbs.map((verb) => `${verb} ${resource}`)),
+    )
+    .sort();
+}
