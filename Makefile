@@ -112,6 +112,7 @@ interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make intero
 	@$(call need,nft,nftables)
 	@$(call need,systemctl,systemd)
 	@$(call need,openssl,openssl)
+	@$(call need,curl,curl)
 	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" "FLANNEL_CNI_BIN=$(FLANNEL_CNI_BIN)" "KUBE_APISERVER_BIN=$(KUBE_APISERVER_BIN)" \
 	  "HELM_BIN=$(HELM_BIN)" "KUBECTL_BIN=$(KUBECTL_BIN)" "KUBE_FLANNEL_CHART=$(KUBE_FLANNEL_CHART)" $(BUN) test/interop/run.ts
 

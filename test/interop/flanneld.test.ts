@@ -1,9 +1,10 @@
 import { afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { runProgram, tryProgram } from "../../src/demo/process.ts";
-import type { LabHost } from "../../src/demo/lab.ts";
+import { runProgram } from "../../src/demo/process.ts";
+import { inside, type LabHost } from "../../src/demo/lab.ts";
 import { trafficThrough } from "../support/live-traffic.ts";
 import {
+  binary,
   type Daemon,
   openTestOverlay,
   overlayRefused,
@@ -12,7 +13,13 @@ import {
   transfer,
   vtepAddress,
 } from "../support/overlay.ts";
-import { hasBridgeFilter, type StockDaemon, startFlanneld, stockRegistry } from "../support/stock-daemon.ts";
+import {
+  hasBridgeFilter,
+  podBridge,
+  type StockDaemon,
+  startFlanneld,
+  stockRegistry,
+} from "../support/stock-daemon.ts";
 
 const engines = ["userspace", "kernel", "dgram"] as const;
 const registry = await stockRegistry();
@@ -106,8 +113,8 @@ describe(`flanneld, etcd ${registry.api}`, () => {
       const before = await leaseOf(net, first);
       const peerSubnet = (await leaseOf(net, second)).subnet;
       const ends = [
-        { host: first, address: await podAddress(first, before.subnet) },
-        { host: second, address: await podAddress(second, peerSubnet) },
+        { host: first, address: await podBridge(first, before.subnet) },
+        { host: second, address: await podBridge(second, peerSubnet) },
       ] as const;
       await reachable(first, ends[0].address, ends[1].address);
 
@@ -119,6 +126,12 @@ describe(`flanneld, etcd ${registry.api}`, () => {
       const planned = (await net.run(beside, "plan")).output;
       expect(planned).toContain(`# flanneld (pid ${live.child.pid}) runs here`);
       expect(planned).toContain("# flannel.1 is flannel's");
+      const words = [binary, "plan", "-from-flannel", `-datapath-engine=${engine}`];
+      const unconfigured = await inside(first.namespace, words);
+      expect(unconfigured).toContain(`endpoints = ["${net.endpoint}"]  # flanneld's flag -etcd-endpoints`);
+      expect(unconfigured).toContain(`subnet_file = "${subnetFile}"  # flanneld's flag -subnet-file`);
+      const changes = (output: string) => output.split("\n").filter((line) => /^[-+~] (?!file)/.test(line));
+      expect(changes(unconfigured)).toEqual(changes(planned));
 
       const daemons = [beside];
       const there = await trafficThrough(
@@ -202,8 +215,8 @@ describe(`flanneld, etcd ${registry.api}`, () => {
       await peer.ready(1);
       const [before, theirs] = [await leaseOf(net, first), await leaseOf(net, second)];
       const ends = [
-        { host: first, address: await podAddress(first, before.subnet) },
-        { host: second, address: await podAddress(second, theirs.subnet) },
+        { host: first, address: await podBridge(first, before.subnet) },
+        { host: second, address: await podBridge(second, theirs.subnet) },
       ] as const;
       await reachable(first, ends[0].address, ends[1].address);
       await reachable(second, ends[1].address, ends[0].address);
@@ -294,16 +307,4 @@ describe(`flanneld, etcd ${registry.api}`, () => {
       expect((await net.run(instead, "cleanup")).output).toContain("- link flannel-v6.1");
     },
   );
-
-  /** The bridge that pods would be on. */
-  async function podAddress(host: LabHost, subnet: string): Promise<string> {
-    const address = firstAddress(subnet).replace(/\.0$/, ".1");
-    const ip = (words: string) => runProgram(["ip", "-n", host.namespace, ...words.split(" ")]);
-    if ((await tryProgram(["ip", "-n", host.namespace, "link", "show", "cni0"])).code !== 0) {
-      await ip("link add cni0 type bridge");
-      await ip(`address add ${address}/24 dev cni0`);
-      await ip("link set cni0 up");
-    }
-    return address;
-  }
 });

@@ -6,59 +6,65 @@ import { join } from "node:path";
 
 interface Suite {
   readonly file: string;
-  /** The environment variable that names the program. */
-  readonly variable: string;
+  /** The environment variables that name the programs. */
+  readonly variables: readonly string[];
   readonly needs: string;
 }
 
 const suites: readonly Suite[] = [
   {
     file: "flanneld.test.ts",
-    variable: "FLANNELD_BIN",
+    variables: ["FLANNELD_BIN"],
     needs: "a flanneld, such as the one of a release's tarball: up to 0.17 for etcd v2, later ones for v3",
   },
   {
     file: "flanneld-units.test.ts",
-    variable: "FLANNELD_BIN",
+    variables: ["FLANNELD_BIN"],
     needs: "a flanneld, as above",
   },
   {
     file: "flanneld-udp.test.ts",
-    variable: "FLANNELD_BIN",
+    variables: ["FLANNELD_BIN"],
     needs: "a flanneld for amd64, built with cgo as the releases are: others have no udp backend",
   },
   {
     file: "cni.test.ts",
-    variable: "FLANNEL_CNI_BIN",
+    variables: ["FLANNEL_CNI_BIN"],
     needs: "flannel's CNI plugin",
   },
   {
     file: "kubernetes.test.ts",
-    variable: "KUBE_APISERVER_BIN",
+    variables: ["KUBE_APISERVER_BIN"],
     needs: "a kube-apiserver, such as the one of a release's server tarball",
   },
   {
     file: "helm.test.ts",
-    variable: "HELM_BIN",
+    variables: ["HELM_BIN"],
     needs: "helm, version 3, which anyone with Go can build: go install helm.sh/helm/v3/cmd/helm@latest",
   },
   {
     file: "kube-flannel-chart.test.ts",
-    variable: "KUBE_FLANNEL_CHART",
-    needs: "the directory chart/kube-flannel of flannel's sources, and HELM_BIN helm",
+    variables: ["KUBE_FLANNEL_CHART", "HELM_BIN"],
+    needs: "the directory chart/kube-flannel of flannel's sources, and helm",
   },
   {
     file: "kustomize.test.ts",
-    variable: "KUBECTL_BIN",
+    variables: ["KUBECTL_BIN"],
     needs: "kubectl",
+  },
+  {
+    file: "flanneld-kubernetes.test.ts",
+    variables: ["FLANNELD_BIN", "KUBE_APISERVER_BIN"],
+    needs: "a flanneld and a kube-apiserver, as above",
   },
 ];
 
-const named = suites.filter(({ variable }) => (process.env[variable] ?? "") !== "");
-for (const { file, variable, needs } of suites.filter((suite) => !named.includes(suite)))
-  process.stderr.write(`left out: ${file}: ${variable} must name ${needs}\n`);
+const isNamed = (variable: string) => (process.env[variable] ?? "") !== "";
+const named = suites.filter(({ variables }) => variables.every(isNamed));
+for (const { file, variables, needs } of suites.filter((suite) => !named.includes(suite)))
+  process.stderr.write(`left out: ${file}: ${variables.join(" and ")} must name ${needs}\n`);
 if (named.length === 0) {
-  process.stderr.write(`no program is named: make interop ${suites[0]?.variable}=/path/to/it\n`);
+  process.stderr.write(`no program is named: make interop ${suites[0]?.variables.join()}=/path/to/it\n`);
   process.exitCode = 1;
 } else {
   const files = named.map(({ file }) => join(import.meta.dir, file));

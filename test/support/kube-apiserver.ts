@@ -27,7 +27,6 @@ export interface KubeApiserver extends KubeCluster, AsyncDisposable {
   /** The path of a kubeconfig by which this user gets in. */
   kubeconfig(user: KubeUser): string;
   getNode(name: string): Promise<NodeObject>;
-  setPodCidr(name: string, podCidr: string): Promise<void>;
   /** One call as the administrator. */
   call(method: string, target: string, body?: object, type?: string): Promise<KubeAnswer>;
   /** Deletes every node. */
@@ -175,8 +174,6 @@ async function startAt(place: Place, flags: readonly string[] = []): Promise<Kub
   const nodes = async () =>
     (JSON.parse(await must("GET", "/api/v1/nodes")) as { items: readonly NodeObject[] }).items;
   const deleteNode = (name: string) => must("DELETE", `/api/v1/nodes/${name}`);
-  const patch = (name: string, change: object) =>
-    must("PATCH", `/api/v1/nodes/${name}`, change, "application/merge-patch+json");
   const opened = opening.move();
   return {
     ...{ url, nodes, deleteNode, call },
@@ -187,10 +184,8 @@ async function startAt(place: Place, flags: readonly string[] = []): Promise<Kub
         metadata: { name, annotations },
         spec: podCidrs.length === 0 ? {} : { podCIDR: podCidrs[0], podCIDRs: podCidrs },
       }),
-    annotate: (name, annotations) => patch(name, { metadata: { annotations } }),
-    async setPodCidr(name, podCidr) {
-      await patch(name, { spec: { podCIDR: podCidr, podCIDRs: [podCidr] } });
-    },
+    annotate: (name, annotations) =>
+      must("PATCH", `/api/v1/nodes/${name}`, { metadata: { annotations } }, "application/merge-patch+json"),
     async wipe() {
       for (const { metadata } of await nodes()) await deleteNode(metadata.name);
     },

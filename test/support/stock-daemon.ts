@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { inside, type Lab, type LabHost } from "../../src/demo/lab.ts";
-import { type Child, tryProgram } from "../../src/demo/process.ts";
+import { type Child, runProgram, tryProgram } from "../../src/demo/process.ts";
 import { etcdProgram } from "./etcd.ts";
 import type { TestOverlay } from "./overlay.ts";
 
@@ -91,23 +91,35 @@ function findLease(pairs: readonly { key: string; value: string }[], { address }
   return { subnet: found.key.slice(`${prefix}/subnets/`.length), value: found.value };
 }
 
-/** Starts it by its command line alone; `directory` below the lab's keeps its subnet file over restarts. */
+export interface StockOptions {
+  /** Keeps its subnet file over restarts; by default one below the lab's directory. */
+  readonly subnetFile?: string;
+  readonly args?: readonly string[];
+  readonly env?: Record<string, string>;
+}
+
+/** Starts it by its command line alone, with its leases in etcd. */
 export function startFlanneld(
   lab: Lab,
   host: LabHost,
   { endpoint, subnetFile }: { readonly endpoint: string; readonly subnetFile?: string },
   more: readonly string[] = [],
 ): StockDaemon {
+  const args = [`-etcd-endpoints=${endpoint}`, ...more];
+  return startStock(lab, host, { args, ...(subnetFile === undefined ? {} : { subnetFile }) });
+}
+
+/** Starts it on `eth0`. */
+export function startStock(
+  lab: Lab,
+  host: LabHost,
+  { subnetFile, args = [], env = {} }: StockOptions,
+): StockDaemon {
   const directory = join(lab.directory, `flanneld${host.number}`);
   mkdirSync(directory, { recursive: true });
   const file = subnetFile ?? join(directory, "subnet.env");
-  const child = lab.start(host.namespace, [
-    flanneldProgram(),
-    `-etcd-endpoints=${endpoint}`,
-    "-iface=eth0",
-    `-subnet-file=${file}`,
-    ...more,
-  ]);
+  const command = [flanneldProgram(), "-iface=eth0", `-subnet-file=${file}`, ...args];
+  const child = lab.start(host.namespace, command, env);
   let ended: number | undefined;
   void child.exited.then((code) => {
     ended = code;
@@ -123,6 +135,18 @@ export function startFlanneld(
       throw new Error(`flanneld is not ready (exit code ${ended}): ${child.errorTail()}`);
     },
   };
+}
+
+/** The bridge that pods would be on. @returns its address, the first that pods have in the subnet `10.99.1.0/24` */
+export async function podBridge(host: LabHost, subnet: string): Promise<string> {
+  const address = subnet.replace(/\.0[-/].*$/, ".1");
+  const ip = (words: string) => runProgram(["ip", "-n", host.namespace, ...words.split(" ")]);
+  if ((await tryProgram(["ip", "-n", host.namespace, "link", "show", "cni0"])).code !== 0) {
+    await ip("link add cni0 type bridge");
+    await ip(`address add ${address}/24 dev cni0`);
+    await ip("link set cni0 up");
+  }
+  return address;
 }
 
 /** Whether flanneld's iptables mode can start on the host: it looks for the bridge's sysctl. */
