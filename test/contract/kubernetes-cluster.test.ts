@@ -51,6 +51,18 @@ const flannelNode = (at: number): NodeSpec => ({
   annotations: annotationsOf(`192.0.2.${at}`),
 });
 
+/** Watches until the test ends. */
+function drain(store: Store): void {
+  const stop = new AbortController();
+  const running = (async () => {
+    for await (const update of store.watch(stop.signal)) void update;
+  })();
+  opened.defer(async () => {
+    stop.abort();
+    await running;
+  });
+}
+
 const renewalOf = (lease: ReturnType<typeof acquired>) => ({ lease, node: { id: "n1", name: "n1" } });
 
 async function until(what: string, holds: () => boolean): Promise<void> {
@@ -465,6 +477,40 @@ describe("watching", () => {
     expect(lost).toHaveLength(1);
   });
 
+  test.each<[string, (request: { query: Readonly<Record<string, string>> }) => boolean]>([
+    ["list", ({ query }) => query["limit"] !== undefined],
+    ["watch", ({ query }) => query["watch"] === "true"],
+  ])(
+    "rights that are taken away, to %s, take nobody away; it is said once, and goes on once they are given back",
+    async (verb, isDenied) => {
+      const api = start();
+      api.createNode(flannelNode(5));
+      const log = recordingLog();
+      const clock = {
+        now: systemClock.now,
+        sleep: (ms: number, stop?: AbortSignal) => systemClock.sleep(ms > 10_000 ? ms : 2, stop),
+      };
+      await using watch = follow(open(api, { log, clock }));
+      expect(updateText(await watch.next())).toContain("10.3.5.0-24");
+      const next = watch.next();
+      await until("watched", () => api.watches === 1);
+      api.deny(isDenied);
+      if (verb === "list") api.compact();
+      api.dropWatches();
+      const denied = () => api.requests.filter(isDenied).length;
+      const before = denied();
+      await until("denied", () => denied() > before + 10);
+      api.createNode(flannelNode(6));
+      api.deny();
+      const update = updateText(await next);
+      expect(update).toContain("10.3.6.0-24");
+      expect(update).not.toContain("-10.3.5.0");
+      const lost = log.lines.filter((line) => line.includes("the API server is lost"));
+      expect(lost).toEqual([expect.stringContaining("nodes: get, list, watch")]);
+      await log.seen("the API server is back");
+    },
+  );
+
   test("a watch that says nothing for long is opened again", async () => {
     const api = start();
     api.createNode(flannelNode(5));
@@ -475,6 +521,37 @@ describe("watching", () => {
     await until("opened again", () => watches() >= 3);
     api.createNode(flannelNode(6));
     expect(updateText(await next)).toBe("+10.3.6.0-24");
+  });
+
+  test("a watch that says nothing is opened again also after the clock was set back", async () => {
+    const api = start();
+    const manual = manualClock();
+    let behindMs = 0;
+    const clock = { ...manual, now: () => new Date(manual.now().getTime() - behindMs) };
+    drain(open(api, { clock }));
+    const watchCalls = () => api.requests.filter(({ query }) => query["watch"] === "true").length;
+    await until("watched", () => api.watches === 1);
+    behindMs = 3_600_000;
+    await manual.advance(300_001);
+    await until("ended", () => manual.nextMs !== undefined && manual.nextMs <= 250);
+    await manual.advance(250);
+    await until("opened again", () => watchCalls() === 2);
+  });
+
+  test("a server whose watches are always too late is listed more and more slowly", async () => {
+    const api = start();
+    api.deny(({ query }) => query["watch"] === "true", 410);
+    const waits: number[] = [];
+    const clock = {
+      now: systemClock.now,
+      sleep: (ms: number, stop?: AbortSignal) => {
+        if (ms <= 10_000) waits.push(ms);
+        return systemClock.sleep(ms <= 10_000 ? 1 : ms, stop);
+      },
+    };
+    drain(open(api, { clock, random: () => 0 }));
+    await until("listed often", () => waits.length >= 8);
+    expect(waits.slice(0, 8)).toEqual([250, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
   });
 });
 

@@ -152,11 +152,15 @@ export class KubeClient {
     };
     this.#watches.add(end);
     let heardMs = clock.now().getTime();
+    const silenceMs = () => {
+      const nowMs = clock.now().getTime();
+      heardMs = Math.min(heardMs, nowMs); // the clock may have been set back
+      return nowMs - heardMs;
+    };
     const guard = (async () => {
       while (!signal.aborted) {
-        await clock.sleep(heardMs + silenceMsMax - clock.now().getTime(), signal);
-        if (signal.aborted || clock.now().getTime() - heardMs < silenceMsMax) continue;
-        end();
+        await clock.sleep(silenceMsMax - silenceMs(), signal);
+        if (!signal.aborted && silenceMs() >= silenceMsMax) end();
       }
     })();
     try {

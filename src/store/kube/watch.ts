@@ -54,7 +54,6 @@ export async function* watchNodes(
         if (replaced) log.warn("the API server was restored from an older state, or is another one");
         seen = revision;
         outage.over();
-        waitMs = backoffMs;
         yield { kind: "snapshot", nodes, replaced };
       }
       yield { kind: "open" };
