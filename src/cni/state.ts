@@ -24,6 +24,8 @@ const bytesMax = 1024 * 1024;
 /** A delegate's configuration, kept from ADD to DEL. */
 export interface SavedState {
   readonly file: string;
+  /** Tells the file from one that is put in its place. */
+  readonly inode: number;
   readonly config: JsonObject;
 }
 
@@ -67,9 +69,9 @@ export function isOwnState(state: SavedState, attachment: Attachment): boolean {
   return state.file.endsWith(`/${fileName(attachment)}`);
 }
 
-/** Repeating it changes nothing. */
-export function removeState({ file }: SavedState): void {
-  rmSync(file, { force: true });
+/** Repeating it changes nothing; what an ADD has kept since stays, for a DEL of its own. */
+export function removeState({ file, inode }: SavedState): void {
+  if (lstatSync(file, { throwIfNoEntry: false })?.ino === inode) rmSync(file, { force: true });
 }
 
 /** All attachments with state in the directory; a name that is none of ours is passed over. */
@@ -100,7 +102,8 @@ function readStateFile(file: string): FoundState {
       const stat = fstatSync(descriptor);
       if (!stat.isFile() || stat.size > bytesMax) return { unreadable: `${file} is no state of ours` };
       const config: unknown = JSON.parse(readFileSync(descriptor, "utf8"));
-      if (isJsonObject(config) && typeof config["type"] === "string") return { file, config };
+      if (isJsonObject(config) && typeof config["type"] === "string")
+        return { file, inode: stat.ino, config };
       return { unreadable: `${file} has no delegate in it` };
     } finally {
       closeSync(descriptor);

@@ -358,6 +358,50 @@ describe.skipIf(refused !== undefined)("ADD and DEL by bridge and host-local", (
   );
 });
 
+describe.skipIf(refused !== undefined)("at once", () => {
+  test("two ADDs of one pod are one address and one error, those of eight pods eight addresses; DEL frees all", async () => {
+    await using namespaces = await openNamespaces("cni");
+    const { directory } = namespaces;
+    const namespace = await namespaces.add("host");
+    symlinkSync(binary, join(directory, "flannel"));
+    writeFileSync(join(directory, "subnet.env"), ipv4 + rest);
+    const config = JSON.stringify({
+      name: "net",
+      cniVersion: "1.0.0",
+      type: "flannel",
+      subnetFile: join(directory, "subnet.env"),
+      dataDir: join(directory, "data"),
+      ipam: { dataDir: join(directory, "ipam") },
+    });
+    const pods: string[] = [];
+    for (let at = 0; at < 8; at++) pods.push(await namespaces.add(`pod${at}`));
+    const run = (command: string, at: number) =>
+      runCniPlugin(
+        join(directory, "flannel"),
+        { command, containerId: `pod${at}`, netns: `/run/netns/${pods[at]}` },
+        config,
+        { namespace, path: [stockPlugins] },
+      );
+    const leased = () => readdirSync(join(directory, "ipam/net")).filter((name) => /^\d/.test(name));
+
+    const twice = await Promise.all([run("ADD", 0), run("ADD", 0)]);
+    expect(twice.map(({ code }) => code).sort()).toEqual([0, 1]);
+    expect(JSON.parse(twice.find(({ code }) => code === 1)?.output ?? "")).toMatchObject({
+      code: expect.any(Number),
+      msg: expect.any(String),
+    });
+    const all = await Promise.all(pods.slice(1).map(async (_pod, at) => await run("ADD", at + 1)));
+    expect(all.map(({ code }) => code)).toEqual(all.map(() => 0));
+    expect(readdirSync(join(directory, "data")).sort()).toEqual(pods.map((_pod, at) => `pod${at}`));
+    expect(leased()).toHaveLength(8);
+
+    const gone = await Promise.all(pods.flatMap((_pod, at) => [run("DEL", at), run("DEL", at)]));
+    expect(gone.map(({ code }) => code)).toEqual(gone.map(() => 0));
+    expect(readdirSync(join(directory, "data"))).toEqual([]);
+    expect(leased()).toEqual([]);
+  });
+});
+
 if (!existsSync(binary))
   console.warn(`SKIPPED the program as a plugin in test/netns/cni.test.ts: ${binary} is missing`);
 

@@ -102,6 +102,17 @@ describe("the life of an attachment", () => {
     },
   );
 
+  test("DEL leaves what an ADD has kept meanwhile, which the next DEL undoes", async () => {
+    await bench.call("ADD");
+    const [kept, copy] = [state("pod1"), state(".copy")];
+    bench.delegate("bridge", `test $CNI_COMMAND = ADD || { cp -p ${kept} ${copy} && mv ${copy} ${kept}; }`);
+    expect(await bench.call("DEL")).toBe("");
+    expect(readdirSync(bench.dataDir)).toEqual(["pod1"]);
+    bench.delegate("bridge");
+    expect(await bench.call("DEL")).toBe("");
+    expect(readdirSync(bench.dataDir)).toEqual([]);
+  });
+
   test("state may name no program outside CNI_PATH", async () => {
     mkdirSync(bench.dataDir, { mode: 0o700 });
     writeFileSync(state("pod1"), '{"name":"net","type":"../bridge"}');
