@@ -113,7 +113,7 @@ export function parseInstallCni(argv: readonly string[]): InstallCniRequest | "h
 
 /** @returns what was done, a line each @throws FlannelError `install/…` */
 export function installCni(request: InstallCniRequest): string {
-  const said = request.remove ? remove(request) : write(request);
+  const said = explained(() => (request.remove ? remove(request) : write(request)));
   return said.map((line) => `${line}\n`).join("");
 }
 
@@ -151,6 +151,16 @@ function write(request: InstallCniRequest): string[] {
   ];
 }
 
+/** What the system refuses us when we look is no bug of ours. @throws FlannelError `install/read` */
+function explained<T>(look: () => T): T {
+  try {
+    return look();
+  } catch (error) {
+    if (!(error instanceof Error && "syscall" in error)) throw error;
+    throw new FlannelError("install/read", "what is there cannot be looked at", {}, { cause: error });
+  }
+}
+
 function writePlugin(request: InstallCniRequest): string {
   const { plugin, program, link } = request;
   if (isInstalled(request)) return `${plugin} is as it should be`;
@@ -169,8 +179,12 @@ export interface CniChange {
   readonly was: Presence;
 }
 
-/** What {@link installCni} would write, were it forced. Changes nothing. @throws FlannelError `install/conflist` */
+/** What {@link installCni} would write, were it forced. Changes nothing. @throws FlannelError `install/…` */
 export function previewInstallCni(request: InstallCniRequest): CniChange[] {
+  return explained(() => preview(request));
+}
+
+function preview(request: InstallCniRequest): CniChange[] {
   const list = request.pluginOnly ? undefined : wantedList(request);
   const change = (path: string, was: Presence): CniChange => ({
     op: was === "absent" ? "+" : "~",
@@ -207,7 +221,9 @@ function remove({ plugin, confDir, name, pluginOnly, conflistOnly }: InstallCniR
 
 /** Other configurations in the directory: a runtime goes by one. */
 function rivalsOfList({ confDir, name }: InstallCniRequest): string[] {
-  const { winner, before, after } = precedence(readdirSync(confDir), name);
+  const files = readdirSync(confDir, { withFileTypes: true }).filter((entry) => !entry.isDirectory());
+  const names = files.map((entry) => entry.name);
+  const { winner, before, after } = precedence(names, name);
   const said: string[] = [];
   if (before.length > 0) {
     said.push(

@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { errorText, FlannelError } from "../../../src/base/error.ts";
 import { installCni, parseInstallCni } from "../../../src/command/install-cni.ts";
 import { shippedConflist } from "../../../src/host/cni-conflist.ts";
 
@@ -156,6 +157,28 @@ describe("install cni", () => {
       `10-flannel.conflist goes before 99-loopback.json in ${directory}`,
       expect.stringContaining(`portmap not in ${join(plugin, "..")}`),
     ]);
+  });
+
+  test("a directory is no configuration, whatever its name", () => {
+    mkdirSync(join(list, "..", "05-old.conflist"), { recursive: true });
+    expect(run("-conflist-only")).toEqual([`wrote ${list}`]);
+  });
+
+  test.each<[string, string, string[]]>([
+    ["plugins", "opt", []],
+    ["configurations", "etc", ["-conflist-only"]],
+    ["plugins, at removal", "opt", ["-plugin-only", "-remove"]],
+    ["configurations, at removal", "etc", ["-conflist-only", "-remove"]],
+  ])("a file where the directory of %s should be is named, and no bug", (_name, file, argv) => {
+    writeFileSync(join(root, file), "");
+    let error: unknown;
+    try {
+      run(...argv);
+    } catch (thrown) {
+      error = thrown;
+    }
+    expect(error).toBeInstanceOf(FlannelError);
+    expect(errorText(error)).toContain(`ENOTDIR: not a directory, lstat '${join(root, file)}/`);
   });
 
   test("-conflist-only leaves the plugin to others, whoever's it is", () => {
