@@ -6,6 +6,7 @@ import { parseNetworkConfig } from "../config/network.ts";
 import type { Config } from "../config/schema.ts";
 import { leaseKey } from "../lease/lease.ts";
 import { strandedLeases } from "../lease/reservation.ts";
+import { publishRefusal } from "../network/network-config.ts";
 import { migrateStore, openStoreOperator } from "../store/open.ts";
 import type { StoreOperator } from "../store/operator.ts";
 import { type CommandInput, isJson, jsonFlag, usage } from "./command.ts";
@@ -83,7 +84,8 @@ async function set(
     );
   }
   const isSame = before === document;
-  if (!isSame && !(await operator.replaceNetworkConfig({ before, document }, stop))) {
+  const replaced = isSame || (await replace(operator, { before, document }, stop));
+  if (!replaced) {
     throw new FlannelError(
       "store/contended",
       "the network configuration was changed by somebody else just now",
@@ -104,6 +106,18 @@ async function set(
     ...strandedKeys.map((key) => `# without place now: ${key}`),
     "",
   ].join("\n");
+}
+
+async function replace(
+  operator: StoreOperator,
+  change: Parameters<StoreOperator["replaceNetworkConfig"]>[0],
+  stop: AbortSignal,
+): Promise<boolean> {
+  try {
+    return await operator.replaceNetworkConfig(change, stop);
+  } catch (error) {
+    throw publishRefusal(error, operator) ?? error;
+  }
 }
 
 /** Lines about leases without place; the rest is counted. */

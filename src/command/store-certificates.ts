@@ -31,7 +31,7 @@ export function storeInit(input: CommandInput, moreHosts: readonly string[]): st
     ...written.map((path) => `wrote ${path}`),
     ...(written.length === 0 ? ["# everything is there already, nothing was written"] : []),
     "",
-    ...adviceLines(dataDir),
+    ...adviceLines(dataDir, endpointOf(server, port)),
     ...hosts.flatMap((names, at) => hostLines({ dataDir, names, server, port, serves: at === 0 })),
     "",
   ].join("\n");
@@ -69,12 +69,19 @@ function isHostName(name: string): boolean {
   );
 }
 
-function adviceLines(dataDir: string): string[] {
-  const { caKey, admin } = certificatePaths(dataDir);
+function endpointOf([at = ""]: HostNames, port: number): string {
+  return `https://${isIpv6(at) ? `[${at}]` : at}:${port}`;
+}
+
+function adviceLines(dataDir: string, endpoint: string): string[] {
+  const { ca, caKey, admin } = certificatePaths(dataDir);
   return [
     `# ${caKey} makes certificates that the store believes, for 10 years. Move it off this`,
     "# host; store init (for more hosts) and store certs renew (once a year) take it from -ca-key.",
     `# ${admin.cert} and its key may change everything; members may write only leases.`,
+    "# So the network's configuration, which [network] of a member cannot publish, is written by hand, once the store runs:",
+    `#   flannel-lite network set net-conf.json -store-type etcd -etcd-endpoints ${endpoint} \\`,
+    `#     -etcd-cafile ${ca} -etcd-certfile ${admin.cert} -etcd-keyfile ${admin.key}`,
   ];
 }
 
@@ -115,13 +122,12 @@ function hostLines({ dataDir, names, server, port, serves }: HostConfig): string
       ...client,
     ];
   }
-  const at = server[0] ?? "";
   return [
     "",
     `# --- ${name}: copy, as root with mode 0600, ${paths.ca} to ${ca},`,
     `# ${member.cert} to ${cert} and ${member.key} to ${key}`,
     "[store.etcd]",
-    `endpoints = ["https://${isIpv6(at) ? `[${at}]` : at}:${port}"]`,
+    `endpoints = ["${endpointOf(server, port)}"]`,
     ...client,
   ];
 }

@@ -55,9 +55,16 @@ export async function waitForNetworkConfig<Fallback>(
       if (own !== undefined) {
         const published = JSON.stringify(own);
         parseNetworkConfig(published);
-        if (await store.createNetworkConfig(published, stop))
-          log.info("network configuration published", { document: published });
-        continue;
+        try {
+          if (await store.createNetworkConfig(published, stop))
+            log.info("network configuration published", { document: published });
+          continue;
+        } catch (error) {
+          // We may be let in for leases alone: somebody else has to publish it, which is waited for.
+          const refusal = publishRefusal(error, store);
+          if (refusal === undefined) throw error;
+          trouble = `${trouble}; ${errorText(refusal)}`;
+        }
       }
       const instead = standIn(trouble, "the store is empty");
       if (instead !== undefined) return instead;
@@ -77,6 +84,30 @@ export async function waitForNetworkConfig<Fallback>(
   }
   return undefined;
 }
+
+/**
+ * What a store means that lets us in, yet not to write the network configuration; undefined for every other
+ * error. The embedded store is so to its members, and etcd to a user without that right.
+ */
+export function publishRefusal(
+  error: unknown,
+  { description }: { readonly description: string },
+): FlannelError | undefined {
+  if (!(error instanceof FlannelError) || error.code !== "store/unauthorized") return undefined;
+  if (error.fields["rpcCode"] !== permissionDenied) return undefined;
+  return new FlannelError(
+    "store/unauthorized",
+    `we may not write the network configuration in ${description}: ${error.fields["reason"]}`,
+    {},
+    {
+      remedy:
+        "Publish it once as the store's administrator: flannel-lite network set FILE, at flannel-lite's own store with the admin certificate that store init made or as a user of role admin, at etcd as a user who may write the prefix's key config",
+    },
+  );
+}
+
+/** gRPC's code. */
+const permissionDenied = 7;
 
 /** Looks whether the store still has the configuration that this node goes by. */
 export interface NetworkConfigWatch {

@@ -76,6 +76,28 @@ describe("network configuration", () => {
     expect(asked).toBe(1);
   });
 
+  test("where we may not publish ours, that and who may is said once, and somebody else's is waited for", async () => {
+    const { clock, log, store, ending } = bench(undefined, undefined, undefined, document);
+    const fields = { reason: "etcdserver: permission denied", rpcCode: 7 };
+    const denied = new FlannelError("store/unauthorized", "etcd denies access to flannel's keys", fields);
+    const createNetworkConfig = () => Promise.reject(denied);
+    const own = { Network: "10.6.0.0/16" };
+    const context = { store: { ...store, createNetworkConfig }, own, log, clock };
+    const waiting = waitForNetworkConfig(context, () => undefined, ending.signal);
+    await clock.advance(10_000);
+    expect(await waiting).toMatchObject({ document });
+    expect(log.messages).toEqual(["waiting for the network configuration"]);
+    expect(JSON.stringify(log.lines)).toContain(
+      "Publish it once as the store's administrator: flannel-lite network set",
+    );
+    const other = new FlannelError("store/unauthorized", "etcd wants a login", { rpcCode: 16 });
+    const refusing = {
+      ...context,
+      store: { ...bench(undefined).store, createNetworkConfig: () => Promise.reject(other) },
+    };
+    await expect(waitForNetworkConfig(refusing, () => undefined, ending.signal)).rejects.toBe(other);
+  });
+
   test("refused credentials end it at once, remembered or not; a stop ends it quietly", async () => {
     await expect(bench(refused).wait(undefined, () => "remembered")).rejects.toBe(refused);
     const { ending, wait } = bench(undefined);
