@@ -127,6 +127,35 @@ describe.skipIf(refused !== undefined)("ansible role", () => {
       });
   });
 
+  test("the unit has what the shipped one has, but for what the playbook's variables say", () => {
+    const text = (workers[0] as SystemdHost).read("/etc/systemd/system/flanneld.service");
+    const shipped = readFileSync(join(roles, "../../systemd/flannel-lite.service"), "utf8");
+    const lines = (unit: string) => unit.split("\n").filter((line) => /^[A-Z]\w+=/.test(line));
+    const own = new Set(lines(text));
+    expect(lines(shipped).filter((line) => !own.has(line))).toEqual([
+      "Description=flannel-lite overlay network", // flanneld's, as in that role
+      "EnvironmentFile=-/etc/default/flannel-lite", // flannel_settings has them
+      "ExecStart=/usr/local/bin/flannel-lite run",
+      "ExecReload=/usr/local/bin/flannel-lite reload",
+    ]);
+    expect(text).toContain("\nExecReload=/usr/local/sbin/flannel-lite reload\n");
+  });
+
+  test("a reload reads the configuration file, and fails for a mistake in it", async () => {
+    const { run, systemctl } = workers[0] as SystemdHost;
+    const write = (toml: string) =>
+      run(["sh", "-c", 'mkdir -p /etc/flannel && printf %s "$0" > /etc/flannel/config.toml', toml]);
+    await write('[log]\nlevel = "debug"\n');
+    await systemctl("reload", "flanneld.service");
+    expect(await run(["/usr/local/sbin/flannel-lite", "reload"])).toContain("nothing has changed");
+    await write('[log]\nlevel = "info"\n');
+    expect(await run(["/usr/local/sbin/flannel-lite", "reload"])).toContain("applied   log.level");
+    await write("[log]\nlevel = 7\n");
+    await expect(systemctl("reload", "flanneld.service")).rejects.toThrow();
+    await run(["rm", "/etc/flannel/config.toml"]);
+    await systemctl("reload", "flanneld.service");
+  });
+
   test("a flag's value reaches the program as it is written", async () => {
     const { run, show } = workers[1] as SystemdHost;
     const { MainPID } = await show("flanneld.service", "MainPID");
