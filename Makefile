@@ -101,8 +101,8 @@ FLANNEL_CNI_BIN ?=
 KUBE_APISERVER_BIN ?=
 HELM_BIN ?=
 KUBECTL_BIN ?=
-# A directory: kube-flannel's chart.
-KUBE_FLANNEL_CHART ?=
+# A directory: flannel's own sources, with its manifest and its chart.
+FLANNEL_SOURCES ?=
 
 .PHONY: interop
 interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make interop FLANNELD_BIN=/path/to/flanneld FLANNEL_CNI_BIN=... KUBE_APISERVER_BIN=... HELM_BIN=...
@@ -114,7 +114,7 @@ interop: $(BINARY) $(ETCD) ## tests with programs that are not ours: make intero
 	@$(call need,openssl,openssl)
 	@$(call need,curl,curl)
 	@$(SUDO) env "PATH=$$PATH" "FLANNELD_BIN=$(FLANNELD_BIN)" "FLANNEL_CNI_BIN=$(FLANNEL_CNI_BIN)" "KUBE_APISERVER_BIN=$(KUBE_APISERVER_BIN)" \
-	  "HELM_BIN=$(HELM_BIN)" "KUBECTL_BIN=$(KUBECTL_BIN)" "KUBE_FLANNEL_CHART=$(KUBE_FLANNEL_CHART)" $(BUN) test/interop/run.ts
+	  "HELM_BIN=$(HELM_BIN)" "KUBECTL_BIN=$(KUBECTL_BIN)" "FLANNEL_SOURCES=$(FLANNEL_SOURCES)" $(BUN) test/interop/run.ts
 
 .PHONY: check
 check: $(BINARY) ## formatting, types and lints of both languages

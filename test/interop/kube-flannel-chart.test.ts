@@ -1,13 +1,14 @@
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { parseNetworkConfig } from "../../src/config/network.ts";
 import { chartDirectory, chartScenarios, type KubeObject, parseManifest } from "../support/chart.ts";
 import { daemonSetOf } from "../support/daemon-set.ts";
 import { renderChart } from "../support/helm.ts";
 
-const flannelsChart = process.env["KUBE_FLANNEL_CHART"] ?? "";
+const flannelsChart = join(process.env["FLANNEL_SOURCES"] ?? "", "chart/kube-flannel");
 const flannels = chartScenarios.filter(({ isFlannels }) => isFlannels);
 if (flannelsChart === "")
-  console.warn("SKIPPED the comparison with flannel's chart: KUBE_FLANNEL_CHART names none");
+  console.warn("SKIPPED the comparison with flannel's chart: FLANNEL_SOURCES names none");
 
 describe.skipIf(flannelsChart === "")("beside kube-flannel's chart", () => {
   const both = async (values: object) => {

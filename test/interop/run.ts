@@ -38,14 +38,24 @@ const suites: readonly Suite[] = [
     needs: "a kube-apiserver, such as the one of a release's server tarball",
   },
   {
+    file: "kubernetes-manifests.test.ts",
+    variables: ["KUBE_APISERVER_BIN"],
+    needs: "a kube-apiserver, as above",
+  },
+  {
     file: "helm.test.ts",
     variables: ["HELM_BIN"],
     needs: "helm, version 3, which anyone with Go can build: go install helm.sh/helm/v3/cmd/helm@latest",
   },
   {
     file: "kube-flannel-chart.test.ts",
-    variables: ["KUBE_FLANNEL_CHART", "HELM_BIN"],
-    needs: "the directory chart/kube-flannel of flannel's sources, and helm",
+    variables: ["FLANNEL_SOURCES", "HELM_BIN"],
+    needs: "the directory of flannel's sources, and helm",
+  },
+  {
+    file: "kube-flannel-switch.test.ts",
+    variables: ["FLANNEL_SOURCES", "KUBE_APISERVER_BIN", "KUBECTL_BIN", "HELM_BIN"],
+    needs: "the directory of flannel's sources, a kube-apiserver, kubectl and helm",
   },
   {
     file: "kustomize.test.ts",
