@@ -5,7 +5,8 @@ import type { TextForm } from "./text-form.ts";
  * Who takes a changed value while the daemon runs; `use`: whoever reads it next. Each part tells in daemon/ what
  * it does about it.
  */
-export type LivePart = "log" | "listeners" | "firewall" | "forwarding" | "plan" | "lease" | "uplink" | "use";
+export type LivePart =
+  "log" | "listeners" | "firewall" | "forwarding" | "plan" | "checksum" | "lease" | "uplink" | "use";
 
 /** One setting: what it means, what it takes, and how flanneld spells it. `Value` is its type in Config. */
 export interface Option<Value> {

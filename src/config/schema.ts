@@ -253,6 +253,7 @@ const root = table("", {
     tx_checksum: option(kind.choice(["auto", "on", "off"]), {
       doc: "Whether the kernel engine's device leaves the checksums of what it sends to be finished further on; auto: measured at a peer, and switched off where packets arrive only without it.",
       fallback: "auto",
+      live: "checksum",
     }),
     on_stop: option(kind.choice(["keep", "remove", "kernel"]), {
       doc: "What a stop does to device and routes; keep: leave them to the successor, kernel: hand the traffic to the kernel's own device (not with the udp backend).",

@@ -133,6 +133,10 @@ export async function openCarriage(station: Station, membership: Membership): Pr
     if (progress.up) await reconciler.pass();
     return undefined;
   });
+  live.apply("checksum", ({ datapath }) => {
+    for (const checksum of txChecksums) checksum.change(datapath.txChecksum);
+    return undefined;
+  });
   live.apply("firewall", async (next) => {
     await firewall.change(firewallOptions(next, overlay));
     if (!progress.up) return undefined;
@@ -179,14 +183,14 @@ export async function openCarriage(station: Station, membership: Membership): Pr
 
 /** One for each of the kernel's devices. */
 function openTxChecksums(
-  { addon, config, log, clock }: Station,
+  { addon, live, log, clock }: Station,
   { devices }: Membership,
   reconciler: Reconciler,
 ) {
   return devices.map((device) =>
     openTxChecksum({
       ...{ addon, device, log, clock },
-      setting: config.datapath.txChecksum,
+      setting: live.current.datapath.txChecksum,
       peers: () => {
         const neighbours = reconciler.wanted?.neighbours ?? [];
         return neighbours.filter((neighbour) => neighbour.device === device).map(({ ip }) => `${ip}`);

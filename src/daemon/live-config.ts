@@ -42,6 +42,7 @@ export function openLiveConfig(
     firewall: nothing,
     forwarding: nothing,
     plan: nothing,
+    checksum: nothing,
     lease: nothing,
     use: nothing,
   };

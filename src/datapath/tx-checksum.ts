@@ -22,6 +22,8 @@ export interface TxChecksumKeeper {
   readonly verdict: string;
   /** The device may be another one now, or peers have come. */
   look(): void;
+  /** Goes by another setting from now on; `auto` begins with the offload on and measures anew. */
+  change(setting: TxChecksum): void;
   run(stop: AbortSignal): Promise<void>;
 }
 
@@ -40,11 +42,18 @@ const retryMs = 60_000;
 const retryMsMax = 3_600_000;
 
 export function openTxChecksum(context: TxChecksumContext): TxChecksumKeeper {
-  const { addon, setting, device, log, clock } = context;
-  let verdict = setting === "auto" ? "undecided: no peer was asked yet" : `${setting}: it is configured`;
-  /** What the device shall have; undefined as long as that is open. */
-  let wanted: boolean | undefined = setting === "auto" ? undefined : setting === "on";
+  const { addon, device, log, clock } = context;
+  let { verdict, wanted } = begin(context.setting);
   let wake = Promise.withResolvers<void>();
+  /** Ends what is under way by the setting before. */
+  let changed = new AbortController();
+  /** The offload was switched off by us, not found so. */
+  let isOurs = false;
+
+  const set = (on: boolean) => {
+    addon.setTxChecksum(device, on);
+    isOurs = !on;
+  };
 
   const decide = (on: boolean, reason: string) => {
     wanted = on;
@@ -58,7 +67,7 @@ export function openTxChecksum(context: TxChecksumContext): TxChecksumKeeper {
       if (await addon.knock(peer, port, waitMs)) return true;
     if (stop.aborted) return undefined;
     let answers = 0;
-    addon.setTxChecksum(device, false);
+    set(false);
     try {
       for (let at = 0; at < tries && !stop.aborted; at++) {
         if (!(await addon.knock(peer, port, waitMs))) break;
@@ -66,12 +75,13 @@ export function openTxChecksum(context: TxChecksumContext): TxChecksumKeeper {
         await clock.sleep(waitMs, stop);
       }
     } finally {
-      if (answers < tries) addon.setTxChecksum(device, true);
+      if (answers < tries) set(true);
     }
     return answers === tries ? false : undefined;
   };
 
   const decideNow = async (stop: AbortSignal): Promise<void> => {
+    if (isOurs) set(true);
     if (!addon.txChecksum(device)) return decide(false, "it was found so");
     const peers = context.peers().slice(0, peersMax);
     for (const peer of peers) {
@@ -86,7 +96,7 @@ export function openTxChecksum(context: TxChecksumContext): TxChecksumKeeper {
   const settle = async (stop: AbortSignal): Promise<void> => {
     try {
       if (wanted === undefined) await decideNow(stop);
-      if (wanted !== undefined && addon.txChecksum(device) !== wanted) addon.setTxChecksum(device, wanted);
+      if (wanted !== undefined && addon.txChecksum(device) !== wanted) set(wanted);
     } catch (error) {
       if (!(error instanceof FlannelError)) throw error;
       // The device may be gone for a moment; it is looked at when it is back.
@@ -99,22 +109,26 @@ export function openTxChecksum(context: TxChecksumContext): TxChecksumKeeper {
       return verdict;
     },
     look: () => wake.resolve(),
+    change(setting) {
+      ({ verdict, wanted } = begin(setting));
+      changed.abort();
+      wake.resolve();
+    },
     async run(stop) {
       const onStop = () => wake.resolve();
       stop.addEventListener("abort", onStop);
       let backoffMs = retryMs;
       while (!stop.aborted) {
+        if (changed.signal.aborted) [changed, backoffMs] = [new AbortController(), retryMs];
+        const interrupted = AbortSignal.any([stop, changed.signal]);
         const hadPeers = context.peers().length > 0;
-        await settle(stop);
-        if (stop.aborted) break;
-        const timer = new AbortController();
-        const rest = wanted === undefined && hadPeers ? clock.sleep(backoffMs, timer.signal) : undefined;
-        if (rest !== undefined) {
+        await settle(interrupted);
+        if (interrupted.aborted) continue;
+        if (wanted === undefined && hadPeers) {
           // Undecided with peers: new ones are asked in their turn, not at each change.
-          await Promise.race([rest, stopped(stop)]);
+          await clock.sleep(backoffMs, interrupted);
           backoffMs = Math.min(backoffMs * 2, retryMsMax);
         } else await wake.promise;
-        timer.abort();
         wake = Promise.withResolvers();
       }
       stop.removeEventListener("abort", onStop);
@@ -122,9 +136,8 @@ export function openTxChecksum(context: TxChecksumContext): TxChecksumKeeper {
   };
 }
 
-function stopped(stop: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (stop.aborted) resolve();
-    stop.addEventListener("abort", () => resolve(), { once: true });
-  });
+/** What is so before anything is measured; `wanted`: what the device shall have, undefined as long as that is open. */
+function begin(setting: TxChecksum): { verdict: string; wanted: boolean | undefined } {
+  if (setting === "auto") return { verdict: "undecided: no peer was asked yet", wanted: undefined };
+  return { verdict: `${setting}: it is configured`, wanted: setting === "on" };
 }

@@ -1,3 +1,4 @@
+import { readFileSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { type LabHost, inside } from "../../src/demo/lab.ts";
 import {
@@ -129,4 +130,20 @@ describe.skipIf(refused !== undefined)("datapath.tx_checksum", () => {
       "checksum offload off: it is configured",
     );
   }, 120_000);
+
+  test("a reload sets the device as it is configured then, while traffic goes on", async () => {
+    await decisions('tx_checksum = "off"');
+    const [first] = daemons as [Daemon];
+    const before = await first.report();
+    for (const setting of ["on", "off"]) {
+      const text = readFileSync(first.configFile, "utf8");
+      writeFileSync(first.configFile, text.replace(/tx_checksum = "\w+"/, `tx_checksum = "${setting}"`));
+      expect((await net.run(first, "reload")).output).toContain("applied   datapath.tx_checksum");
+      for (let tries = 0; tries < 100 && (await offload(first.host)) !== setting; tries++)
+        await Bun.sleep(20);
+      expect(await decision(first)).toEqual([`${setting}: it is configured`, setting]);
+      await ping(first.host, addresses[1] ?? "");
+    }
+    expect((await first.report()).pid).toBe(before.pid);
+  });
 });

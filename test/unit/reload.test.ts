@@ -12,7 +12,17 @@ function bench(answers: Partial<Record<LivePart, Applier>> = {}, flags: readonly
   const told: [LivePart, Config][] = [];
   const events: string[] = [];
   let file = "";
-  const parts = ["log", "listeners", "firewall", "forwarding", "plan", "lease", "uplink", "use"] as const;
+  const parts = [
+    "log",
+    "listeners",
+    "firewall",
+    "forwarding",
+    "plan",
+    "checksum",
+    "lease",
+    "uplink",
+    "use",
+  ] as const;
   const appliers = Object.fromEntries(
     parts.map((part) => [
       part,

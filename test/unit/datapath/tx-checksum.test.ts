@@ -149,4 +149,38 @@ describe("tx checksum", () => {
     await end();
     expect(device.offload).toBe(true);
   });
+
+  test("another setting counts at once: off, on, and auto, which measures anew what we switched off", async () => {
+    const { keeper, device, clock, knocks, end } = await bench((_, on) => on);
+    await clock.advance(second);
+    expect(keeper.verdict).toBe("on: packets arrive with it at 10.5.2.0");
+    const asked = knocks.length;
+    keeper.change("off");
+    await clock.advance(0);
+    expect([device.offload, keeper.verdict]).toEqual([false, "off: it is configured"]);
+    keeper.change("on");
+    await clock.advance(0);
+    expect([device.offload, keeper.verdict]).toEqual([true, "on: it is configured"]);
+    keeper.change("off");
+    await clock.advance(0);
+    expect(knocks).toHaveLength(asked);
+    keeper.change("auto");
+    await clock.advance(20 * second);
+    expect([device.offload, keeper.verdict]).toEqual([true, "on: packets arrive with it at 10.5.2.0"]);
+    await end();
+  });
+
+  test("a setting that changes while a peer is asked, or between two attempts, is not undone by the answer", async () => {
+    const { keeper, device, clock, end } = await bench(() => false);
+    keeper.change("off");
+    await clock.advance(20 * second);
+    expect([device.offload, keeper.verdict]).toEqual([false, "off: it is configured"]);
+    keeper.change("auto");
+    await clock.advance(20 * second);
+    expect([device.offload, keeper.verdict]).toEqual([true, expect.stringContaining("undecided, left on")]);
+    keeper.change("off");
+    await clock.advance(0);
+    expect([device.offload, keeper.verdict]).toEqual([false, "off: it is configured"]);
+    await end();
+  });
 });
