@@ -11,7 +11,7 @@ BUN := node_modules/.bin/bun
 ADDON := dist/flannel-lite.node
 BINARY := dist/flannel-lite
 ETCD := dist/tools/etcd/usr/bin/etcd
-IMAGE := dist/flannel-lite-image.tar
+MACHINE_ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 SOURCES := $(shell find src deploy/systemd -type f) package.json tsconfig.json
 NATIVE_SOURCES := $(shell find native -path native/target -prune -o -type f -print)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -22,7 +22,9 @@ DEMO_ARGS ?=
 # Arguments for the bench: make bench BENCH_ARGS="--quick --json"
 BENCH_ARGS ?=
 # What the image is made for, and of: the Debian release that the program was built on, since it needs that libc.
-ARCH ?= $(shell dpkg --print-architecture)
+ARCH ?= $(MACHINE_ARCH)
+IMAGE := dist/flannel-lite-image$(if $(filter-out $(MACHINE_ARCH),$(ARCH)),-$(ARCH)).tar
+IMAGE_PROGRAM := $(if $(filter-out $(MACHINE_ARCH),$(ARCH)),dist/$(ARCH)/dist/flannel-lite,$(BINARY))
 IMAGE_SUITE ?= $(shell . /etc/os-release && echo $$VERSION_CODENAME)
 IMAGE_MIRROR ?=
 # Labels of the image: the address of its sources, none by default, and their commit.
@@ -54,7 +56,7 @@ bench: ## build, then measure the engines in network namespaces (BENCH_ARGS="--q
 	@$(SUDO) env "PATH=$$PATH" $(if $(FLANNELD_BIN),"FLANNELD_BIN=$(FLANNELD_BIN)") $(BINARY) bench $(BENCH_ARGS)
 
 .PHONY: image
-image: $(IMAGE) ## a container image, dist/flannel-lite-image.tar, without a Docker engine (docs/container.md)
+image: $(IMAGE) ## a container image, dist/flannel-lite-image.tar, without a Docker engine (ARCH=arm64; docs/container.md)
 
 .PHONY: test
 test: $(BINARY) $(ETCD) $(IMAGE) ## install what is needed, run all tests; ends with "N passed, N failed"
@@ -154,12 +156,14 @@ clean: ## remove everything that was built
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
 
+BUNDLE = build --compile --splitting --minify-whitespace --minify-syntax --bytecode --format=esm --sourcemap=inline \
+  --define process.env.NODE_ENV='"production"' --no-compile-autoload-dotenv --no-compile-autoload-bunfig
+
 # No file of the current directory is read at run time, and names stay whole in traces (--production would
 # shorten them, so NODE_ENV is defined instead). Split, so that the CNI plugin's start loads no more than the plugin;
 # the maps beside the program are in it too. Never strip the result: it would lose the program.
 $(BINARY): $(SOURCES) $(ADDON) node_modules/.package-lock.json
-	$(BUN) build --compile --splitting --minify-whitespace --minify-syntax --bytecode --format=esm --sourcemap=inline \
-	  --define process.env.NODE_ENV='"production"' --no-compile-autoload-dotenv --no-compile-autoload-bunfig src/main.ts --outfile $@
+	$(BUN) $(BUNDLE) src/main.ts --outfile $@
 	rm -f dist/*.js.map
 
 $(ADDON): $(NATIVE_SOURCES)
@@ -167,6 +171,21 @@ $(ADDON): $(NATIVE_SOURCES)
 	cd native && cargo build --release --locked
 	mkdir -p dist
 	cp native/target/release/libflannel_lite_native.so $@
+
+# The same for arm64 on another machine. The sources are copied, since they name the addon by its place beside them.
+ARM64 := aarch64-unknown-linux-gnu
+dist/arm64/dist/flannel-lite: $(SOURCES) $(NATIVE_SOURCES) node_modules/.package-lock.json
+	@$(call need,aarch64-linux-gnu-gcc,gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+	@native/ensure-rust.sh
+	@command -v rustup >/dev/null || { echo "for arm64 cargo must be rustup's, which has the libraries for it" >&2; exit 1; }
+	rustup target add $(ARM64)
+	cd native && CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc cargo build --release --locked --target $(ARM64)
+	rm -rf dist/arm64
+	mkdir -p dist/arm64/dist
+	cp native/target/$(ARM64)/release/libflannel_lite_native.so dist/arm64/dist/flannel-lite.node
+	cp -r src deploy package.json tsconfig.json dist/arm64
+	ln -s ../../node_modules dist/arm64/node_modules
+	cd dist/arm64 && $(BUN) $(BUNDLE) --target=bun-linux-arm64 src/main.ts --outfile dist/flannel-lite
 
 # `install` with the lockfile, not `ci`: that one fails where a registry lacks packages for other platforms.
 node_modules/.package-lock.json: package.json package-lock.json
@@ -176,25 +195,25 @@ node_modules/.package-lock.json: package.json package-lock.json
 	@touch $@
 
 # Debian's part is kept until it is asked for anew (make clean): what changes daily is the program.
-dist/image/base.tar: deploy/image/base-layer.sh deploy/image/finish-root.sh
+dist/image/$(ARCH)/base.tar: deploy/image/base-layer.sh deploy/image/finish-root.sh
 	@$(call need,mmdebstrap,mmdebstrap)
-	mkdir -p dist/image
+	mkdir -p $(@D)
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) deploy/image/base-layer.sh $@ $(ARCH) $(IMAGE_SUITE) $(IMAGE_MIRROR)
 
 # The names are those by which kube-flannel's manifests call flannel's images.
-dist/image/program.tar: $(BINARY)
-	rm -rf dist/image/program
-	mkdir -p dist/image/program/usr/local/bin dist/image/program/opt/bin
-	ln $(BINARY) dist/image/program/usr/local/bin/flannel-lite
-	ln -s /usr/local/bin/flannel-lite dist/image/program/flannel
-	for name in flanneld install-conf mk-docker-opts.sh; do ln -s /usr/local/bin/flannel-lite dist/image/program/opt/bin/$$name; done
-	$(REPRODUCIBLE_TAR) -cf $@ -C dist/image/program flannel opt usr
+dist/image/$(ARCH)/program.tar: $(IMAGE_PROGRAM)
+	rm -rf $(@D)/program
+	mkdir -p $(@D)/program/usr/local/bin $(@D)/program/opt/bin
+	ln $< $(@D)/program/usr/local/bin/flannel-lite
+	ln -s /usr/local/bin/flannel-lite $(@D)/program/flannel
+	for name in flanneld install-conf mk-docker-opts.sh; do ln -s /usr/local/bin/flannel-lite $(@D)/program/opt/bin/$$name; done
+	$(REPRODUCIBLE_TAR) -cf $@ -C $(@D)/program flannel opt usr
 
-$(IMAGE): dist/image/base.tar dist/image/program.tar src/image/layout.ts src/image/write-image.ts
-	rm -rf dist/image/layout
+$(IMAGE): dist/image/$(ARCH)/base.tar dist/image/$(ARCH)/program.tar src/image/layout.ts src/image/write-image.ts
+	rm -rf dist/image/$(ARCH)/layout
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) IMAGE_SOURCE="$(IMAGE_SOURCE)" IMAGE_REVISION="$(IMAGE_REVISION)" \
-	  $(BUN) src/image/write-image.ts dist/image/layout $(ARCH) dist/image/base.tar dist/image/program.tar
-	$(REPRODUCIBLE_TAR) -cf $@ -C dist/image/layout oci-layout index.json manifest.json blobs
+	  $(BUN) src/image/write-image.ts dist/image/$(ARCH)/layout $(ARCH) dist/image/$(ARCH)/base.tar dist/image/$(ARCH)/program.tar
+	$(REPRODUCIBLE_TAR) -cf $@ -C dist/image/$(ARCH)/layout oci-layout index.json manifest.json blobs
 
 REPRODUCIBLE_TAR = tar --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$(SOURCE_DATE_EPOCH)
 
