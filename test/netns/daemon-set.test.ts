@@ -162,6 +162,23 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
     expect(await kube.refused()).toEqual([]);
     expect(rightsUsed(await kube.requests())).toEqual(rightsGiven());
     for (const { pod } of nodes) await pod.end(30_000);
+
+    // What a deleted DaemonSet leaves, the plugin takes away, which is the whole program.
+    const links = async () => await inside(first.host.namespace, ["ip", "-o", "link"]);
+    expect(await links()).toContain(" flannel.1:");
+    const config = join(overlay.lab.directory, "none.toml");
+    writeFileSync(config, "");
+    await inside(first.host.namespace, [
+      ...[plugin, "cleanup", "-config", config],
+      ...["-host-run-dir", first.kubelet.hostPath("/run/flannel-lite")],
+      ...["-host-state-dir", first.kubelet.hostPath("/var/lib/flannel-lite")],
+      ...["-subnet-file", first.kubelet.hostPath("/run/flannel/subnet.env")],
+    ]);
+    expect(await links()).not.toContain(" flannel.1:");
+    await inside(first.host.namespace, [
+      ...[plugin, "install", "cni", "-remove", "-root", first.kubelet.hostPath("/")],
+    ]);
+    expect([existsSync(plugin), existsSync(conflist)]).toEqual([false, false]);
   }, 120_000);
 });
 
