@@ -77,7 +77,8 @@ export async function planFromFlannel({
   };
   const planned = await tryPlan(readable(effective, process?.root), accessOf(process, env), stop);
   const files = previewInstallCni(cni.request);
-  const answer = { here, effective, planned, files };
+  const lost = [...taken.lost, ...podsAlone(config, process)];
+  const answer = { here, effective, planned, files, lost };
   const output =
     loaded.commandFlags.get("json") === "true"
       ? `${JSON.stringify(jsonOf(answer))}\n`
@@ -90,6 +91,24 @@ interface Answer {
   readonly effective: Loaded;
   readonly planned: PlanReport | { readonly trouble: string };
   readonly files: readonly CniChange[];
+  /** What of flanneld's is not taken over, and why. */
+  readonly lost: readonly string[];
+}
+
+/** What a flanneld has from being in a pod. */
+function podsAlone({ store, kubernetes }: Config, process: FlanneldProcess | undefined): readonly string[] {
+  if (process === undefined || store.type !== "kubernetes") return [];
+  const { kubeconfig, apiUrl, nodeName } = kubernetes;
+  return [
+    ...(kubeconfig === undefined && apiUrl === undefined
+      ? ["the service account of flanneld's pod: a flannel-lite outside of a pod takes kubernetes.kubeconfig"]
+      : []),
+    ...(nodeName === undefined
+      ? [
+          "the node's name, which flanneld has by POD_NAME: a flannel-lite outside of a pod takes kubernetes.node_name",
+        ]
+      : []),
+  ];
 }
 
 function findProcess({ config, commandFlags }: Loaded): FlanneldProcess | undefined {
@@ -232,7 +251,7 @@ async function tryPlan(
   }
 }
 
-function jsonOf({ here, effective, planned, files }: Answer): object {
+function jsonOf({ here, effective, planned, files, lost }: Answer): object {
   const { process, taken, ...rest } = here;
   const isPlan = !("trouble" in planned);
   return {
@@ -250,11 +269,11 @@ function jsonOf({ here, effective, planned, files }: Answer): object {
     plan: isPlan ? planJson(planned) : null,
     planTrouble: isPlan ? null : planned.trouble,
     cniFiles: files,
-    notTakenOver: taken.lost,
+    notTakenOver: lost,
   };
 }
 
-function textOf({ here, effective, planned, files }: Answer): string[] {
+function textOf({ here, effective, planned, files, lost }: Answer): string[] {
   const isPlan = !("trouble" in planned);
   const { process, taken } = here;
   const variables = process?.env === undefined ? ["cannot be read"] : taken.variables;
@@ -286,9 +305,7 @@ function textOf({ here, effective, planned, files }: Answer): string[] {
     "",
     "# flannel-lite install cni",
     ...(files.length === 0 ? ["# changes nothing"] : files.map(fileText)),
-    ...(taken.lost.length === 0
-      ? []
-      : ["", "# Not taken over", ...taken.lost.map((text) => `# ${printable(text)}`)]),
+    ...(lost.length === 0 ? [] : ["", "# Not taken over", ...lost.map((text) => `# ${printable(text)}`)]),
   ];
 }
 

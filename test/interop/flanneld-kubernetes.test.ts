@@ -1,7 +1,7 @@
 import { afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { LabHost } from "../../src/demo/lab.ts";
+import { type LabHost, switchAddress } from "../../src/demo/lab.ts";
 import { runProgram, tryProgram } from "../../src/demo/process.ts";
 import type { NodeObject } from "../support/kube-api.ts";
 import { type KubeApiserver, startLabApiserver } from "../support/kube-apiserver.ts";
@@ -216,4 +216,59 @@ describe("flanneld, leases in nodes", () => {
       );
     },
   );
+
+  test("plan -from-flannel beside a flanneld with a pod's files asks as that pod, and tells the same", async () => {
+    const cluster = await openCluster();
+    const { net, kube, first, second, netConfig } = cluster;
+    await startTheirs(cluster, second);
+    // What kubelet mounts, in a mount namespace of its own, by links as kubelet makes them.
+    const pod = join(net.lab.directory, "pod");
+    mkdirSync(join(pod, "account"), { recursive: true });
+    copyFileSync(netConfig, join(pod, "net-conf.json"));
+    const { user, cluster: server } = readKubeconfig(kube.kubeconfig("daemon"));
+    copyFileSync(server["certificate-authority"], join(pod, "account/ca.crt"));
+    writeFileSync(join(pod, "account/token"), user.token);
+    const mounts = [
+      ...["mount -t tmpfs none /run", "mkdir -p /run/secrets/kubernetes.io"],
+      ...['ln -s "$0/account" /run/secrets/kubernetes.io/serviceaccount', 'ln -s "$0/net-conf.json" /run'],
+      'exec "$@"',
+    ];
+    const stock = startStock(net.lab, first, {
+      subnetFile: subnetFileOf(cluster, first),
+      wrap: ["unshare", "-m", "sh", "-c", mounts.join(" && "), pod],
+      args: ["--kube-subnet-mgr", "--net-config-path=/run/net-conf.json", "--ip-masq"],
+      env: {
+        ...{ NODE_NAME: "node-1", KUBERNETES_SERVICE_HOST: switchAddress, KUBERNETES_SERVICE_PORT: "6443" },
+        ...{ POD_NAME: "kube-flannel-ds-x7", POD_NAMESPACE: "kube-flannel", EVENT_QUEUE_DEPTH: "5000" },
+      },
+    });
+    await stock.ready();
+    const { code, output, errors } = await tryProgram([
+      ...["ip", "netns", "exec", first.namespace, binary, "plan", "-from-flannel"],
+      ...["-datapath-engine=kernel", `-cni-conf-dir=${pod}`, `-cni-bin-dir=${pod}`],
+    ]);
+    expect([code, errors]).toEqual([0, ""]);
+    const lines = output.split("\n");
+    for (const line of [
+      "#               -kube-subnet-mgr=true",
+      "#   leases      kubernetes of the cluster that this pod is in",
+      'type = "kubernetes"  # flanneld\'s flag -kube-subnet-mgr',
+      'net_config = "/run/net-conf.json"  # flanneld\'s flag -net-config-path',
+      "~ route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink",
+      "# flannel.1 is flannel's: it is taken over as it stands, without a gap",
+      `+ file ${pod}/flannel`,
+      "# EVENT_QUEUE_DEPTH has no effect",
+      "# the service account of flanneld's pod: a flannel-lite outside of a pod takes kubernetes.kubeconfig",
+    ])
+      expect(lines).toContain(line);
+    expect(output).not.toContain(user.token);
+  });
 });
+
+function readKubeconfig(path: string) {
+  const { users, clusters } = JSON.parse(readFileSync(path, "utf8")) as {
+    users: [{ user: { token: string } }];
+    clusters: [{ cluster: { "certificate-authority": string } }];
+  };
+  return { user: users[0].user, cluster: clusters[0].cluster };
+}

@@ -12,7 +12,12 @@ import {
   storeContract,
   updateText,
 } from "../contract/store.ts";
-import { type KubeApiserver, type KubeUser, startKubeApiserver } from "../support/kube-apiserver.ts";
+import {
+  type KubeApiserver,
+  type KubeUser,
+  shippedObjects,
+  startKubeApiserver,
+} from "../support/kube-apiserver.ts";
 import { kubeDiffers, kubeOptions, kubeWorld, names } from "../support/kube-world.ts";
 import { recordingLog } from "../support/recording-log.ts";
 
@@ -43,7 +48,7 @@ const as = (user: KubeUser) => ({
   apiUrl: undefined,
 });
 
-test("kube-apiserver: the shipped rights are enough, less is refused, with the verb that lacks", async () => {
+test("kube-apiserver: the shipped rights are enough, and less is refused", async () => {
   await apiserver.wipe();
   await apiserver.createNode({ name: "n1", podCidrs: ["10.3.7.0/24"] });
   const outcome = async (user: KubeUser) => {
@@ -56,9 +61,33 @@ test("kube-apiserver: the shipped rights are enough, less is refused, with the v
   expect(await outcome("stranger")).toMatchObject({ code: "store/unauthorized" });
   expect(await outcome("reader")).toMatchObject({ code: "store/unauthorized" });
   expect((await apiserver.getNode("n1")).metadata.annotations?.[names.publicIp]).toBeUndefined();
-  expect(await outcome("annotator")).toBe("acquired");
-  expect((await apiserver.getNode("n1")).metadata.annotations?.[names.publicIp]).toBe("192.0.2.1");
+  for (const user of ["daemon", "annotator"] as const) {
+    await apiserver.annotate("n1", { [names.publicIp]: null });
+    expect(await outcome(user)).toBe("acquired");
+    expect((await apiserver.getNode("n1")).metadata.annotations?.[names.publicIp]).toBe("192.0.2.1");
+  }
 });
+
+test.each(["flannel-lite.yml", "hybrid-rbac.yml"])(
+  "kube-apiserver: %s is taken, field by field, and taken again over itself",
+  async (file) => {
+    const objects = shippedObjects(file);
+    expect(objects.length).toBeGreaterThan(3);
+    for (const object of [...objects, ...objects]) {
+      const { apiVersion, kind, metadata } = object;
+      const group = apiVersion.includes("/") ? `/apis/${apiVersion}` : `/api/${apiVersion}`;
+      const within = metadata.namespace === undefined ? "" : `/namespaces/${metadata.namespace}`;
+      const target = `${group}${within}/${kind.toLowerCase()}s/${metadata.name}`;
+      const { status, text } = await apiserver.call(
+        "PATCH",
+        `${target}?fieldManager=test&fieldValidation=Strict`,
+        object,
+        "application/apply-patch+yaml",
+      );
+      expect([target, status < 300 ? "" : text]).toEqual([target, ""]);
+    }
+  },
+);
 
 test("kube-apiserver: the annotator writes a node that comes late, and again what somebody changed", async () => {
   await apiserver.wipe();

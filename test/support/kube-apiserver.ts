@@ -13,6 +13,8 @@ import type { TestOverlay } from "./overlay.ts";
 const users = {
   /** What deploy/kubernetes/hybrid-rbac.yml allows, and no more. */
   annotator: "annotator-token",
+  /** What deploy/kubernetes/flannel-lite.yml allows, and no more. */
+  daemon: "daemon-token",
   /** Look at nodes, and no more. */
   reader: "reader-token",
   /** Nothing. */
@@ -51,7 +53,7 @@ interface Place extends AsyncDisposable {
 }
 
 const startMsMax = 90_000;
-const rbacFile = join(import.meta.dir, "../../deploy/kubernetes/hybrid-rbac.yml");
+const deploy = join(import.meta.dir, "../../deploy/kubernetes");
 
 /** The program named by KUBE_APISERVER_BIN. */
 export function apiserverProgram(): string {
@@ -150,7 +152,8 @@ async function startAt(place: Place, flags: readonly string[] = []): Promise<Kub
   const reading = { apiGroups: [""], resources: ["nodes"], verbs: ["get", "list", "watch"] };
   const rbac = "/apis/rbac.authorization.k8s.io/v1";
   for (const [user, rules] of [
-    ["annotator", shippedRules(rbacFile)],
+    ["annotator", shippedRules("hybrid-rbac.yml")],
+    ["daemon", shippedRules("flannel-lite.yml")],
     ["reader", [reading]],
   ] as const) {
     await must("POST", `${rbac}/clusterroles`, { metadata: { name: user }, rules });
@@ -193,13 +196,25 @@ async function startAt(place: Place, flags: readonly string[] = []): Promise<Kub
   };
 }
 
-/** The rules of the one ClusterRole that a shipped manifest has. */
-export function shippedRules(file: string): readonly object[] {
-  const roles = readFileSync(file, "utf8")
+/** An object as a manifest has it. */
+export interface ManifestObject {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly metadata: { readonly name: string; readonly namespace?: string };
+  readonly rules?: readonly object[];
+}
+
+/** The objects of a manifest in deploy/kubernetes. */
+export function shippedObjects(file: string): readonly ManifestObject[] {
+  return readFileSync(join(deploy, file), "utf8")
     .split(/^---$/m)
-    .map((text) => Bun.YAML.parse(text) as { kind?: string; rules?: readonly object[] } | null)
-    .filter((one) => one?.kind === "ClusterRole");
-  const rules = roles[0]?.rules;
-  if (rules === undefined || roles.length !== 1) throw new Error(`${file} has not one ClusterRole`);
-  return rules;
+    .map((text) => Bun.YAML.parse(text) as ManifestObject | null)
+    .filter((one) => one !== null && typeof one === "object");
+}
+
+/** The rules of the one ClusterRole that a shipped manifest has. */
+function shippedRules(file: string): readonly object[] {
+  const [role, ...others] = shippedObjects(file).filter(({ kind }) => kind === "ClusterRole");
+  if (role?.rules === undefined || others.length > 0) throw new Error(`${file} has not one ClusterRole`);
+  return role.rules;
 }

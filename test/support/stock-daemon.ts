@@ -96,6 +96,8 @@ export interface StockOptions {
   readonly subnetFile?: string;
   readonly args?: readonly string[];
   readonly env?: Record<string, string>;
+  /** A program, with its arguments, that it is started through. */
+  readonly wrap?: readonly string[];
 }
 
 /** Starts it by its command line alone, with its leases in etcd. */
@@ -113,12 +115,12 @@ export function startFlanneld(
 export function startStock(
   lab: Lab,
   host: LabHost,
-  { subnetFile, args = [], env = {} }: StockOptions,
+  { subnetFile, args = [], env = {}, wrap = [] }: StockOptions,
 ): StockDaemon {
   const directory = join(lab.directory, `flanneld${host.number}`);
   mkdirSync(directory, { recursive: true });
   const file = subnetFile ?? join(directory, "subnet.env");
-  const command = [flanneldProgram(), "-iface=eth0", `-subnet-file=${file}`, ...args];
+  const command = [...wrap, flanneldProgram(), "-iface=eth0", `-subnet-file=${file}`, ...args];
   const child = lab.start(host.namespace, command, env);
   let ended: number | undefined;
   void child.exited.then((code) => {
