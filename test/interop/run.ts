@@ -63,6 +63,11 @@ const suites: readonly Suite[] = [
     needs: "kubectl",
   },
   {
+    file: "kube-flannel-swap.test.ts",
+    variables: ["KUBE_APISERVER_BIN", "KUBECTL_BIN", "HELM_BIN", "KUBE_FLANNEL_CHART"],
+    needs: "a kube-apiserver, kubectl, helm and kube-flannel's chart, as above",
+  },
+  {
     file: "flanneld-kubernetes.test.ts",
     variables: ["FLANNELD_BIN", "KUBE_APISERVER_BIN"],
     needs: "a flanneld and a kube-apiserver, as above",

@@ -3,6 +3,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { inside, switchAddress } from "../../src/demo/lab.ts";
 import { type Child, start } from "../../src/demo/process.ts";
+import { type KubeObject, manifestsDirectory, parseManifest } from "./chart.ts";
 import { openCertificates } from "./certificates.ts";
 import { type Etcd, freePorts, startEtcd } from "./etcd.ts";
 import type { NodeObject } from "./kube-api.ts";
@@ -53,7 +54,6 @@ interface Place extends AsyncDisposable {
 }
 
 const startMsMax = 90_000;
-const deploy = join(import.meta.dir, "../../deploy/kubernetes");
 
 /** The program named by KUBE_APISERVER_BIN. */
 export function apiserverProgram(): string {
@@ -196,25 +196,14 @@ async function startAt(place: Place, flags: readonly string[] = []): Promise<Kub
   };
 }
 
-/** An object as a manifest has it. */
-export interface ManifestObject {
-  readonly apiVersion: string;
-  readonly kind: string;
-  readonly metadata: { readonly name: string; readonly namespace?: string };
-  readonly rules?: readonly object[];
-}
-
 /** The objects of a manifest in deploy/kubernetes. */
-export function shippedObjects(file: string): readonly ManifestObject[] {
-  return readFileSync(join(deploy, file), "utf8")
-    .split(/^---$/m)
-    .map((text) => Bun.YAML.parse(text) as ManifestObject | null)
-    .filter((one) => one !== null && typeof one === "object");
+export function shippedObjects(file: string): readonly KubeObject[] {
+  return parseManifest(readFileSync(join(manifestsDirectory, file), "utf8"));
 }
 
 /** The rules of the one ClusterRole that a shipped manifest has. */
-function shippedRules(file: string): readonly object[] {
+function shippedRules(file: string): unknown {
   const [role, ...others] = shippedObjects(file).filter(({ kind }) => kind === "ClusterRole");
-  if (role?.rules === undefined || others.length > 0) throw new Error(`${file} has not one ClusterRole`);
-  return role.rules;
+  if (role === undefined || others.length > 0) throw new Error(`${file} has not one ClusterRole`);
+  return role["rules"];
 }
