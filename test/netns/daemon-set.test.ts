@@ -61,22 +61,19 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
   });
 
   /** An API server that pods reach by their service account, as in a cluster. */
-  const cluster = async (overlay: TestOverlay): Promise<{ kube: KubeProcess; ca: string }> => {
+  const cluster = (overlay: TestOverlay): { start: () => Promise<KubeProcess>; ca: string } => {
     using certificates = openCertificates();
     const ca = readFileSync(certificates.authority("ca"), "utf8");
-    const { cert, key } = certificates.issue("apiserver", { by: "ca", names: `IP:${switchAddress}` });
-    const kube = await startKubeProcess(overlay.lab, switchAddress, {
-      tls: { cert: readFileSync(cert, "utf8"), key: readFileSync(key, "utf8") },
-      tokens: [token],
-    });
-    return { kube, ca };
+    const pair = certificates.issue("apiserver", { by: "ca", names: `IP:${switchAddress}` });
+    const tls = { cert: readFileSync(pair.cert, "utf8"), key: readFileSync(pair.key, "utf8") };
+    return { start: () => startKubeProcess(overlay.lab, switchAddress, { tls, tokens: [token] }), ca };
   };
 
-  const ready = async (node: Node): Promise<StatusReport> => {
+  const ready = async (node: Node, peers = 1): Promise<StatusReport> => {
     let last: StatusReport | undefined;
     for (const deadline = Date.now() + 30_000; Date.now() < deadline; await Bun.sleep(50)) {
       last = await node.report().catch(() => undefined);
-      if (last?.ready === true && last.settled && last.peers.length === 1 && last.missing.length === 0)
+      if (last?.ready === true && last.settled && last.peers.length === peers && last.missing.length === 0)
         return last;
     }
     throw new Error(`${node.host.namespace}: ${JSON.stringify(last)}\n${node.pod.errorTail()}`);
@@ -91,7 +88,8 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
   test("by its manifest alone, in containers as it asks for: two nodes, one without a TUN; between two pods of a node traffic flows", async () => {
     const overlay = await openTestOverlay(2);
     net = overlay;
-    const { kube, ca } = await cluster(overlay);
+    const { start, ca } = cluster(overlay);
+    const kube = await start();
     const nodes: Node[] = [];
     for (const host of overlay.lab.hosts) {
       const nodeName = `node-${host.number}`;
@@ -180,6 +178,36 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
     ]);
     expect([existsSync(plugin), existsSync(conflist)]).toEqual([false, false]);
   }, 120_000);
+
+  test("while the API server is away its pod is alive but not ready, saying why; then it is", async () => {
+    const overlay = await openTestOverlay(1);
+    net = overlay;
+    const { start, ca } = cluster(overlay);
+    const [host] = overlay.lab.hosts;
+    if (host === undefined) throw new Error("one host");
+    const own = join(overlay.lab.directory, "node");
+    const kubelet = openKubelet({
+      ...{ containers, host, nodeName: "node-1", manifest, directory: own, port: 6443, token, ca },
+      real: ["/dev/net"],
+    });
+    const report = () => readReport(kubelet.hostPath("/run/flannel-lite"));
+    const node: Node = { host, kubelet, pod: await kubelet.startPod(), report };
+    const answers = async (path: string, holds: (answer: string) => boolean) => {
+      let last: string | undefined;
+      for (const deadline = Date.now() + 30_000; Date.now() < deadline; await Bun.sleep(50)) {
+        last = await probe(node, path).catch(() => undefined);
+        if (last !== undefined && holds(last)) return;
+      }
+      throw new Error(`${path}: ${last}\n${node.pod.errorTail()}`);
+    };
+    await answers("/healthz", (answer) => answer === "flanneld is running 200");
+    await answers("/readyz", (answer) => /^flanneld is not ready yet\n.+ 503$/s.test(answer));
+    const kube = await start();
+    await kube.call("createNode", { name: "node-1", podCidrs: ["10.244.1.0/24"] });
+    await ready(node, 0);
+    await answers("/readyz", (answer) => answer === "flanneld is ready 200");
+    await node.pod.end(30_000);
+  }, 90_000);
 });
 
 /** `verb resource`, as the API server asks its authorizer for each request. */
