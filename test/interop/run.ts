@@ -38,7 +38,7 @@ const suites: readonly Suite[] = [
     needs: "a kube-apiserver, such as the one of a release's server tarball",
   },
   {
-    file: "kubernetes-manifests.test.ts",
+    file: "kubernetes-chart.test.ts",
     variables: ["KUBE_APISERVER_BIN"],
     needs: "a kube-apiserver, as above",
   },
@@ -53,19 +53,14 @@ const suites: readonly Suite[] = [
     needs: "the directory of flannel's sources, and helm",
   },
   {
-    file: "kube-flannel-switch.test.ts",
-    variables: ["FLANNEL_SOURCES", "KUBE_APISERVER_BIN", "KUBECTL_BIN", "HELM_BIN"],
-    needs: "the directory of flannel's sources, a kube-apiserver, kubectl and helm",
-  },
-  {
     file: "kustomize.test.ts",
     variables: ["KUBECTL_BIN"],
     needs: "kubectl",
   },
   {
     file: "kube-flannel-swap.test.ts",
-    variables: ["KUBE_APISERVER_BIN", "KUBECTL_BIN", "HELM_BIN", "KUBE_FLANNEL_CHART"],
-    needs: "a kube-apiserver, kubectl, helm and kube-flannel's chart, as above",
+    variables: ["KUBE_APISERVER_BIN", "KUBECTL_BIN", "HELM_BIN", "FLANNEL_SOURCES"],
+    needs: "a kube-apiserver, kubectl, helm and flannel's sources, as above",
   },
   {
     file: "flanneld-kubernetes.test.ts",

@@ -1,7 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { chartScenarios, type KubeObject, manifestsDirectory, parseManifest } from "../support/chart.ts";
+import { chartScenarios, type KubeObject, parseManifest } from "../support/chart.ts";
 import { golden } from "../support/golden.ts";
 import { type KubeApiserver, startKubeApiserver } from "../support/kube-apiserver.ts";
 
@@ -39,14 +37,6 @@ async function accept({ apiVersion, kind, metadata, ...rest }: KubeObject): Prom
   if (answer.kind === "Status") throw new Error(answer.message);
   expect(answer.kind).toBe(kind);
 }
-
-test.each(readdirSync(manifestsDirectory).filter((file) => file.endsWith(".yml")))(
-  "the API server takes deploy/kubernetes/%s, strictly",
-  async (file) => {
-    for (const object of parseManifest(readFileSync(join(manifestsDirectory, file), "utf8")))
-      await accept(object);
-  },
-);
 
 test.each(chartScenarios)(
   "the API server takes what the chart renders, strictly: $name",
