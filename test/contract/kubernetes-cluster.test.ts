@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../../src/base/clock.ts";
 import { parseNetworkConfig } from "../../src/config/network.ts";
-import { leaseKey } from "../../src/lease/lease.ts";
+import { leaseKey, type LeaseUpdate } from "../../src/lease/lease.ts";
 import { parseIpAddress } from "../../src/net/address.ts";
 import { parsePrefix } from "../../src/net/prefix.ts";
 import { openNodeAnnotator } from "../../src/store/kube/annotate.ts";
@@ -20,6 +20,7 @@ import {
 import { kubeOptions, names } from "../support/kube-world.ts";
 import { manualClock } from "../support/manual-clock.ts";
 import { recordingLog } from "../support/recording-log.ts";
+import { openTcpProxy } from "../support/tcp-proxy.ts";
 import { acquired, attributesOf, follow, never, requestFor, updateText } from "./store.ts";
 
 let opened = new AsyncDisposableStack();
@@ -52,10 +53,10 @@ const flannelNode = (at: number): NodeSpec => ({
 });
 
 /** Watches until the test ends. */
-function drain(store: Store): void {
+function drain(store: Store, take: (update: LeaseUpdate) => void = () => {}): void {
   const stop = new AbortController();
   const running = (async () => {
-    for await (const update of store.watch(stop.signal)) void update;
+    for await (const update of store.watch(stop.signal)) take(update);
   })();
   opened.defer(async () => {
     stop.abort();
@@ -511,6 +512,37 @@ describe("watching", () => {
     },
   );
 
+  test("an API server that is gone for ten minutes is asked every ten seconds, said once a minute, and takes nobody away", async () => {
+    const api = start();
+    api.createNode(flannelNode(5));
+    const proxy = opened.use(await openTcpProxy(api.url));
+    const [clock, log] = [manualClock(), recordingLog()];
+    const updates: string[] = [];
+    const store = open(api, { apiUrl: `http://${proxy.address}`, clock, log, random: () => 0 });
+    drain(store, (update) => updates.push(updateText(update)));
+    await until("watched", () => api.watches === 1);
+    const before = proxy.connections;
+    proxy.cut();
+    const lost = () => log.lines.filter((line) => line.includes("the API server is lost")).length;
+    await until("said", () => lost() === 1);
+    for (let seconds = 0; seconds < 600; seconds++) {
+      await clock.advance(1_000);
+      await Bun.sleep(1);
+    }
+    expect(proxy.connections - before).toBeGreaterThan(1);
+    expect(proxy.connections - before).toBeLessThanOrEqual(70);
+    expect(lost()).toBeGreaterThan(1);
+    expect(lost()).toBeLessThanOrEqual(11);
+    expect(updates).toEqual(["snapshot 10.3.5.0-24"]);
+    api.createNode(flannelNode(6));
+    proxy.heal();
+    for (let tries = 0; tries < 1_000 && updates.length < 2; tries++) {
+      await clock.advance(1_000);
+      await Bun.sleep(2);
+    }
+    expect(updates[1]).toBe("+10.3.6.0-24");
+  });
+
   test("a watch that says nothing for long is opened again", async () => {
     const api = start();
     api.createNode(flannelNode(5));
@@ -692,6 +724,32 @@ describe("annotating a node beside another store", () => {
     for (let times = 0; times < 40 && written(api) === undefined; times++, await Bun.sleep(5))
       await clock.advance(1_000);
     expect(written(api)).toEqual(annotationsOf("192.0.2.1"));
+  });
+
+  test("an API server that takes calls and answers none is asked again, and holds up no stop", async () => {
+    const api = start();
+    api.createNode({ name: "n1" });
+    const proxy = opened.use(await openTcpProxy(api.url));
+    proxy.stall();
+    const clock = {
+      now: systemClock.now,
+      sleep: (ms: number, stop?: AbortSignal) => systemClock.sleep(ms > 60_000 ? ms : 5, stop),
+    };
+    const slow = { apiUrl: `http://${proxy.address}`, clock };
+    const quick = annotate(api, { ...slow, callMsMax: 50 });
+    quick.want(attributesOf("192.0.2.1"));
+    await until("tried thrice", () => proxy.connections >= 3);
+    expect(written(api)).toBeUndefined();
+    proxy.heal();
+    await until("written", () => Bun.deepEquals(written(api), annotationsOf("192.0.2.1")));
+    proxy.stall();
+    const before = proxy.connections;
+    // Its calls would take ten seconds more; the end of the test does not wait for them.
+    annotate(api, slow).want(attributesOf("192.0.2.2"));
+    await until("asked", () => proxy.connections > before);
+    await opened.disposeAsync();
+    opened = new AsyncDisposableStack();
+    expect(api.refused).toEqual([]);
   });
 
   test("without a name for the node there is nothing to wait for", () => {

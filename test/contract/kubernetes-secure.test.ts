@@ -222,6 +222,17 @@ describe("who we are", () => {
     expect(errorText(error)).toContain("nodes/status: patch");
   });
 
+  test("what the server says steers no terminal, and is cut", async () => {
+    const message = `no\u001b[31m\n\u009b2J\u202e${"x".repeat(5_000)}`;
+    const server = Bun.serve({ port: 0, fetch: () => Response.json({ message }, { status: 403 }) });
+    opened.defer(() => server.stop(true));
+    const error: unknown = await open({ apiUrl: `http://127.0.0.1:${server.port}` })
+      .list(never)
+      .catch((thrown: unknown) => thrown);
+    expect(errorText(error)).toContain("reason=no?[31m??2J?xxx");
+    expect(errorText(error)).toMatch(/^\P{C}{1,600}$/u);
+  });
+
   test.each([429, 500, 503])("HTTP %d is worth another try", async (status) => {
     const api = start("server");
     api.deny(() => true, status);

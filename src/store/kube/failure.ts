@@ -102,11 +102,11 @@ function busy(fields: Readonly<Record<string, string | number>>): FlannelError {
   });
 }
 
-/** Of bounded length: it goes to logs. */
+/** Of bounded length, without what steers a terminal: it goes to logs and to people. */
 function statusMessage(body: string): string {
   try {
     const message = asGoObject(JSON.parse(body))?.get("message");
-    return typeof message === "string" ? message.slice(0, 300) : "";
+    return typeof message === "string" ? message.slice(0, 300).replace(/\p{C}/gu, "?") : "";
   } catch {
     return "";
   }
