@@ -8,8 +8,12 @@ if (isCniPlugin(basename(process.argv0), process.argv[2])) {
 const { program } = await import("./command/program.ts");
 process.exit(await program(process.argv0, process.argv.slice(2), (code) => process.exit(code)));
 
-/** Under the name `flannel` it is the plugin, as runtimes start it: without a word behind the name. */
+/**
+ * Under the name `flannel` it is the plugin, as runtimes start it: without a word behind the name. Under any other
+ * where a runtime says what to do, which wants anything but a daemon.
+ */
 function isCniPlugin(name: string, word: string | undefined): boolean {
   if (name === "flannel") return word === undefined;
-  return word === "cni" && name !== "flanneld" && name !== "mk-docker-opts.sh";
+  if (name === "flanneld" || name === "mk-docker-opts.sh") return false;
+  return word === "cni" || (word === undefined && (process.env["CNI_COMMAND"] ?? "") !== "");
 }

@@ -477,6 +477,18 @@ describe.skipIf(!existsSync(binary))("the program as a plugin", () => {
     });
   });
 
+  test.each([["flannel-lite"], ["flannel-of-ours"]])(
+    "started by a runtime as %s it is the plugin, and no daemon",
+    async (name) => {
+      symlinkSync(binary, join(directory, name));
+      // A daemon would end at once over a mistake in its configuration.
+      const env = ["CNI_COMMAND=VERSION", "FLANNELD_SUBNET_LEASE_RENEW_MARGIN=none"];
+      const { code, output, errors } = await tryProgram(["env", ...env, join(directory, name)]);
+      expect({ code, errors }).toEqual({ code: 0, errors: "" });
+      expect(JSON.parse(output)).toMatchObject({ cniVersion: "1.1.0" });
+    },
+  );
+
   test("an answer that cannot be written is a failure", async () => {
     const shell = 'CNI_COMMAND=VERSION "$0" > /dev/full';
     expect(await tryProgram(["sh", "-c", shell, program()])).toMatchObject({ code: 1 });
