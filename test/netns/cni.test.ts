@@ -391,12 +391,14 @@ describe.skipIf(refused !== undefined)("at once", () => {
       msg: expect.any(String),
     });
     const all = await Promise.all(pods.slice(1).map(async (_pod, at) => await run("ADD", at + 1)));
-    expect(all.map(({ code }) => code)).toEqual(all.map(() => 0));
+    expect(all.filter(({ code }) => code !== 0)).toEqual([]);
     expect(readdirSync(join(directory, "data")).sort()).toEqual(pods.map((_pod, at) => `pod${at}`));
     expect(leased()).toHaveLength(8);
 
-    const gone = await Promise.all(pods.flatMap((_pod, at) => [run("DEL", at), run("DEL", at)]));
-    expect(gone.map(({ code }) => code)).toEqual(gone.map(() => 0));
+    for (const _again of [false, true]) {
+      const gone = await Promise.all(pods.map(async (_pod, at) => await run("DEL", at)));
+      expect(gone.filter(({ code }) => code !== 0)).toEqual([]);
+    }
     expect(readdirSync(join(directory, "data"))).toEqual([]);
     expect(leased()).toEqual([]);
   });
