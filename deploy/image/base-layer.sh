@@ -10,7 +10,7 @@ shift 3
 trap 'rm -f "$tar.whole"' EXIT
 
 # busybox: a shell for the extension backend's commands, and cp, by which kube-flannel's manifests install the plugin.
-mmdebstrap --quiet --variant=extract --format=tar --skip=output/dev --architectures="$arch" \
+mmdebstrap --quiet --aptopt='Acquire::Retries "5"' --variant=extract --format=tar --skip=output/dev --architectures="$arch" \
   --include=base-files,libc6,nftables,iptables,iproute2,busybox \
   --extract-hook="$(dirname "$0")/finish-root.sh" "$suite" "$tar.whole" "$@"
 
