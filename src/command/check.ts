@@ -1,5 +1,7 @@
 import { isJson } from "./command.ts";
+import { systemClock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
+import { silentLog } from "../base/log.ts";
 import type { CommandFlag, Loaded } from "../config/load.ts";
 import { type Config, sections, type Setting } from "../config/schema.ts";
 import { tomlText } from "../config/toml-text.ts";
@@ -8,6 +10,7 @@ import type { ChosenUplink } from "../host/uplink-decision.ts";
 import { openAddon } from "../native/addon.ts";
 import type { IpAddress } from "../net/address.ts";
 import type { Uplink } from "../net/uplink.ts";
+import { lookAtAnnotatedAddresses } from "../store/open.ts";
 
 /** `check` takes these beside the flags of `run`. */
 export const checkFlags: readonly CommandFlag[] = [
@@ -19,19 +22,44 @@ export const checkFlags: readonly CommandFlag[] = [
 ];
 
 /** The uplink that a start would choose now, or why that cannot be told. */
-export type UplinkAnswer = ChosenUplink | { readonly trouble: string };
+export type UplinkAnswer = SeenUplink | { readonly trouble: string };
 
-/** Looks at this host's interfaces, which takes no privilege; what cannot be seen is an answer too. */
-export async function lookAtUplink(config: Config): Promise<UplinkAnswer> {
+/** With what this node's annotations in Kubernetes say of it, where leases are there. */
+interface SeenUplink extends ChosenUplink {
+  /** What is published in place of its addresses. */
+  readonly overwrites?: { readonly publicIp?: IpAddress; readonly publicIpv6?: IpAddress };
+  /** Why the annotations could not be read. */
+  readonly unread?: string;
+}
+
+/**
+ * Looks at this host's interfaces, which takes no privilege, and asks Kubernetes for this node where leases are
+ * there; what cannot be seen is an answer too.
+ */
+export async function lookAtUplink(config: Config, stop: AbortSignal): Promise<UplinkAnswer> {
   try {
     const kernel = await openAddon().openKernel();
     try {
-      return await chooseUplink(kernel, uplinkChoice(config));
+      const { own, ...seen } = await lookAtAnnotations(config, stop);
+      return { ...(await chooseUplink(kernel, { ...uplinkChoice(config), ...own })), ...seen };
     } finally {
       kernel.close();
     }
   } catch (error) {
     if (error instanceof FlannelError) return { trouble: errorText(error) };
+    throw error;
+  }
+}
+
+async function lookAtAnnotations(
+  config: Config,
+  stop: AbortSignal,
+): Promise<Pick<SeenUplink, "overwrites" | "unread"> & { readonly own?: object }> {
+  try {
+    const seen = await lookAtAnnotatedAddresses(config, { log: silentLog, clock: systemClock }, stop);
+    return seen ?? {};
+  } catch (error) {
+    if (error instanceof FlannelError) return { unread: errorText(error) };
     throw error;
   }
 }
@@ -62,17 +90,19 @@ function jsonAnswer(valueFor: Of<unknown>, originFor: Of<string>, uplink: Uplink
 
 function uplinkJson(answer: UplinkAnswer): object {
   if ("trouble" in answer) return answer;
-  const { uplink, reason, passedOver } = answer;
-  return { ...uplink, reason, passedOver };
+  const { uplink, overwrites, ...rest } = answer;
+  return { ...uplink, ...overwrites, ...rest };
 }
 
 function uplinkLines(answer: UplinkAnswer | undefined): string[] {
   if (answer === undefined) return [];
   if ("trouble" in answer) return ["", `# On this host, no uplink: ${answer.trouble}`];
-  const { uplink, reason, passedOver } = answer;
+  const { reason, passedOver, unread } = answer;
+  const uplink = { ...answer.uplink, ...answer.overwrites };
   return [
     "",
     `# On this host, the uplink is ${uplink.name} with ${addressesText(uplink)}: ${reason}`,
+    ...(unread === undefined ? [] : [`# This node's annotations were not read: ${unread}`]),
     ...(passedOver.length === 0 ? [] : ["# Passed over:"]),
     ...passedOverLines(answer).map((line) => `#   ${line}`),
   ];

@@ -35,7 +35,9 @@ export const commands: readonly Command[] = [
     name: "check",
     doc: "Print every effective setting, where it comes from, and the interface it chooses here; touch nothing.",
     flags: checkFlags,
-    run: async ({ loaded }) => ({ output: checkOutput(loaded, await lookAtUplink(loaded.config)) }),
+    run: async ({ loaded, stop }) => ({
+      output: checkOutput(loaded, await lookAtUplink(loaded.config, stop)),
+    }),
   },
   {
     name: "plan",

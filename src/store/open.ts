@@ -10,7 +10,7 @@ import { type Transfer, transfer } from "./etcd/transfer.ts";
 import type { TrustSettings } from "./embedded/trust.ts";
 import { type NodeAnnotator, openNodeAnnotator } from "./kube/annotate.ts";
 import type { NodeAddresses } from "./kube/codec.ts";
-import { readNodeAddresses } from "./kube/addresses.ts";
+import { type AnnotatedAddresses, lookAtNodeAddresses, readNodeAddresses } from "./kube/addresses.ts";
 import type { KubeOptions } from "./kube/context.ts";
 import { namedNode } from "./kube/node-name.ts";
 import { openKubeOperator } from "./kube/operator.ts";
@@ -89,6 +89,19 @@ export async function readAnnotatedAddresses(
 ): Promise<NodeAddresses> {
   if (config.store.type !== "kubernetes") return {};
   return await readNodeAddresses(kubeOptions(config, environment), stop);
+}
+
+/**
+ * What this node's annotations say of its addresses; undefined where the store keeps no such thing.
+ * @throws FlannelError as {@link lookAtNodeAddresses}
+ */
+export async function lookAtAnnotatedAddresses(
+  config: StoreConfig,
+  environment: StoreEnvironment,
+  stop: AbortSignal,
+): Promise<AnnotatedAddresses | undefined> {
+  if (config.store.type !== "kubernetes") return undefined;
+  return await lookAtNodeAddresses(kubeOptions(config, environment), stop);
 }
 
 /**

@@ -367,6 +367,13 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
     expect((await daemons[1].report()).uplink?.publicIp).toBe("10.77.0.202");
     const planned = await net.run(daemons[0], "plan");
     expect([planned.code, planned.output]).toEqual([0, expect.stringMatching(/^# \d+ changes, engine /m)]);
+    expect((await net.run(daemons[0], "check")).output).toContain(
+      `with ${hostOf(net, 1).address}, known to others as 192.0.2.77`,
+    );
+    expect(JSON.parse((await net.run(daemons[0], "check", "-json")).output).uplink).toMatchObject({
+      address: hostOf(net, 1).address,
+      publicIp: "192.0.2.77",
+    });
     // A change is published at once, and so is the end of it.
     for (const [overwrite, told] of [
       ["192.0.2.78", "192.0.2.78"],
@@ -376,6 +383,12 @@ describe.skipIf(refused !== undefined)("kubernetes", () => {
       const seen = async () => (await daemons[1].report()).peers[0]?.publicIp === told;
       await until(`told ${told}`, seen);
     }
+    await kube.stop();
+    const alone = await net.run(daemons[0], "check");
+    expect([alone.code, alone.output]).toEqual([
+      0,
+      expect.stringMatching(/uplink is eth0 with 10\.77\.0\.1.*\n# This node's annotations were not read: /),
+    ]);
   }, 60_000);
 
   test("leases in etcd, nodes annotated: as soon as the device is there, and again for a node made anew", async () => {

@@ -1,6 +1,31 @@
 import { errorText, FlannelError } from "../../base/error.ts";
-import { type NodeAddresses, nodeAddresses } from "./codec.ts";
+import { addressOverwrites, type NodeAddresses, nodeAddresses } from "./codec.ts";
 import { type KubeOptions, openKubeContext } from "./context.ts";
+
+export interface AnnotatedAddresses {
+  /** As if `-public-ip` and `-public-ipv6` gave them. */
+  readonly own: NodeAddresses;
+  /** What is published in place of whatever is chosen. */
+  readonly overwrites: NodeAddresses;
+}
+
+/**
+ * All that our own node's annotations say of its addresses. Asked once.
+ * @throws FlannelError where no answer comes, or what stands there is no address
+ */
+export async function lookAtNodeAddresses(
+  options: KubeOptions,
+  stop: AbortSignal,
+): Promise<AnnotatedAddresses> {
+  const context = openKubeContext(options);
+  try {
+    const { annotations } = (await context.ownNode(stop)) ?? { annotations: new Map<string, string>() };
+    const { names } = context;
+    return { own: nodeAddresses(annotations, names), overwrites: addressOverwrites(annotations, names) };
+  } finally {
+    context.client.close();
+  }
+}
 
 /**
  * The public addresses that our own node's annotations name. Asked once: where no answer comes there are none, with a

@@ -255,6 +255,19 @@ export function nodeAddresses(annotations: KubeNode["annotations"], names: Annot
 }
 
 /**
+ * The addresses that a node publishes in place of its own.
+ * @throws FlannelError `lease/annotation` (retryable) for what is no address
+ */
+export function addressOverwrites(
+  annotations: KubeNode["annotations"],
+  names: AnnotationNames,
+): NodeAddresses {
+  const publicIp = orderedAddress(annotations, names.publicIpOverwrite, 4);
+  const publicIpv6 = orderedAddress(annotations, names.publicIpv6Overwrite, 6);
+  return { ...(publicIp && { publicIp }), ...(publicIpv6 && { publicIpv6 }) };
+}
+
+/**
  * What a node publishes where its annotations overwrite its addresses.
  * @throws FlannelError `lease/annotation` (retryable) for an overwrite that is no address
  */
@@ -263,9 +276,10 @@ export function overwritten(
   annotations: KubeNode["annotations"],
   names: AnnotationNames,
 ): LeaseAttributes {
-  const node = nodeAddresses(annotations, names);
-  const publicIp = orderedAddress(annotations, names.publicIpOverwrite, 4) ?? node.publicIp;
-  const publicIpv6 = orderedAddress(annotations, names.publicIpv6Overwrite, 6) ?? node.publicIpv6;
+  const { publicIp, publicIpv6 } = {
+    ...nodeAddresses(annotations, names),
+    ...addressOverwrites(annotations, names),
+  };
   return {
     ...attributes,
     ...(publicIp && { publicIp }),
