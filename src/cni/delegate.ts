@@ -7,7 +7,10 @@ import { sortedJson } from "./delegate-config.ts";
 import { CniError, cniErrors } from "./error.ts";
 
 /** Before kubelet gives up on the sandbox (two minutes), so that it gets to know why. */
-const delegateMsMax = 100_000;
+export const delegateMsMax = 100_000;
+
+/** Which versions a plugin knows it says without doing anything. */
+const versionMsMax = 10_000;
 
 /** A result has some kilobytes. */
 const outputBytesMax = 1024 * 1024;
@@ -62,7 +65,8 @@ export async function addDelegate(call: Omit<DelegateCall, "command">): Promise<
 export async function delegateVersions(
   call: Omit<DelegateCall, "command">,
 ): Promise<readonly unknown[] | undefined> {
-  const answer = await callDelegate({ ...call, command: "VERSION" }).catch(() => "");
+  const timeoutMs = Math.min(call.timeoutMs ?? versionMsMax, versionMsMax);
+  const answer = await callDelegate({ ...call, command: "VERSION", timeoutMs }).catch(() => "");
   const versions = parsedObject(answer)?.["supportedVersions"];
   return Array.isArray(versions) ? versions : undefined;
 }
@@ -130,7 +134,7 @@ async function runPlugin(
   };
   const onSignal = () => end("was stopped, as this plugin was told to end");
   for (const signal of endingSignals) process.on(signal, onSignal);
-  const timer = setTimeout(() => end(`did not end within ${timeoutMs} ms`), timeoutMs);
+  const timer = setTimeout(() => end(`did not end within ${Math.ceil(timeoutMs)} ms`), timeoutMs);
   let output = Buffer.alloc(0);
   let errors = "";
   const reading = Promise.all([

@@ -11,9 +11,11 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { parseCall } from "../../../src/cni/call.ts";
 import { parseCniConfig } from "../../../src/cni/config.ts";
 import { addDelegate, callDelegate } from "../../../src/cni/delegate.ts";
 import { cniErrorText } from "../../../src/cni/error.ts";
+import { collectGarbage } from "../../../src/cni/garbage.ts";
 import { type CniBench, openCniBench } from "../../support/fake-delegate.ts";
 
 let bench: CniBench;
@@ -150,6 +152,27 @@ describe("the life of an attachment", () => {
     await gc(null);
     expect(readdirSync(bench.dataDir).sort()).toEqual(["torn", "z"]);
   });
+});
+
+test("GC gives up on a delegate that hangs, and leaves the rest to the next one", async () => {
+  for (const id of ["a1", "a2", "a3"]) await bench.call("ADD", {}, { CNI_CONTAINERID: id });
+  bench.delegate("bridge", "sleep 1000");
+  const config = parseCniConfig(
+    JSON.stringify({
+      ...{ cniVersion: "1.1.0", name: "net", "cni.dev/valid-attachments": [] },
+      ...{ subnetFile: bench.subnetFile, dataDir: bench.dataDir },
+    }),
+  );
+  const env = { CNI_COMMAND: "GC", CNI_PATH: bench.directory, PATH: process.env["PATH"] };
+  const collecting = collectGarbage({ call: parseCall(env), config, env, timeoutMs: 400 });
+  expect((await failure(collecting.then(() => ""))).msg).toMatch(
+    /^failed to delegate del: bridge did not end within \d+ ms$/,
+  );
+  expect(bench.calls().filter(({ line }) => line.includes(" DEL "))).toHaveLength(1);
+  expect(readdirSync(bench.dataDir)).toHaveLength(3);
+  bench.delegate("bridge");
+  await collectGarbage({ call: parseCall(env), config, env });
+  expect(readdirSync(bench.dataDir)).toEqual([]);
 });
 
 describe("STATUS", () => {
