@@ -1,5 +1,5 @@
 import { FlannelError } from "../base/error.ts";
-import type { Kernel, KernelLink, KernelRoute, RouteSpec } from "../native/ports.ts";
+import type { Kernel, KernelEdit, KernelLink, KernelRoute, RouteSpec } from "../native/ports.ts";
 import { parseIpAddress, tryParseIpAddress } from "../net/address.ts";
 import type { Mac } from "../net/mac.ts";
 import { type Prefix, tryParsePrefix } from "../net/prefix.ts";
@@ -164,32 +164,14 @@ export async function applyKernelStep(
       if (op === "remove") return kernel.deleteAddress(index, address, item.value.length);
       return kernel.addAddress(index, address, item.value.length);
     }
-    case "neighbour": {
-      const index = indexOf(state, item.value.device);
-      if (op === "remove") return kernel.deleteNeighbour(index, `${item.value.ip}`);
-      return kernel.putNeighbour(index, `${item.value.ip}`, item.value.mac);
-    }
-    case "fdb": {
-      const index = indexOf(state, item.value.device);
-      if (op === "remove") return kernel.deleteFdb(index, item.value.mac, `${item.value.via}`);
-      return kernel.putFdb(index, item.value.mac, `${item.value.via}`);
-    }
+    case "neighbour":
+    case "fdb":
     case "route": {
-      const spec = routeSpec(item.value, indexOf(state, item.value.device));
-      if (op === "remove") {
-        const unmarked = state.unmarked.routes.get(spec.to);
-        return kernel.deleteRoute(unmarked === undefined ? spec : { ...spec, protocol: unmarked.protocol });
-      }
-      const foreign = state.foreignRoutes.get(spec.to);
-      if (foreign !== undefined && !(scope.adopt !== undefined && isSameRoute(foreign, spec))) {
-        throw new FlannelError(
-          "reconcile/foreign",
-          `a route to ${spec.to} that is not ours is in the way`,
-          { protocol: foreign.protocol, via: foreign.via, linkIndex: foreign.linkIndex },
-          { remedy: "Remove that route, or choose a network that does not overlap it" },
-        );
-      }
-      return kernel.putRoute(spec);
+      const edit = kernelEdit({ op, item }, state, scope);
+      if (edit.table === "route" && !isKernelEdit({ op, item })) return kernel.deleteRoute(edit);
+      const [failure] = await kernel.apply([edit]);
+      if (failure !== undefined) throw failure;
+      return undefined;
     }
     case "blackhole": {
       const spec = { to: `${item.value.to}`, metric: blackholeMetric, protocol: routeProtocol };
@@ -200,6 +182,54 @@ export async function applyKernelStep(
     case "extension":
       throw new Error(`${item.type} is no kernel item`);
   }
+}
+
+/** Whether a step can be one of many in {@link Kernel.apply}. */
+export function isKernelEdit({ op, item }: Step): boolean {
+  const isOne = item.type === "neighbour" || item.type === "fdb" || item.type === "route";
+  return isOne && !(op === "remove" && item.type === "route" && isUnguidedIpv6(item.value));
+}
+
+/**
+ * A step on a neighbour, a forwarding entry or a route as the kernel is told of it.
+ * @throws FlannelError `reconcile/foreign` where a route of another owner is in the way; `reconcile/no-link`
+ */
+export function kernelEdit({ op, item }: Step, state: KernelState, scope: KernelScope): KernelEdit {
+  const gone = op === "remove";
+  switch (item.type) {
+    case "neighbour": {
+      const { device, ip, mac } = item.value;
+      return { table: "neighbour", gone, linkIndex: indexOf(state, device), ip: `${ip}`, mac };
+    }
+    case "fdb": {
+      const { device, mac, via } = item.value;
+      return { table: "fdb", gone, linkIndex: indexOf(state, device), mac, via: `${via}` };
+    }
+    case "route": {
+      const spec = routeSpec(item.value, indexOf(state, item.value.device));
+      if (!gone) refuseForeignRoute(spec, state, scope);
+      const protocol = (gone ? state.unmarked.routes.get(spec.to)?.protocol : undefined) ?? spec.protocol;
+      return { table: "route", gone, ...spec, protocol };
+    }
+    default:
+      throw new Error(`${item.type} is not changed by itself`);
+  }
+}
+
+/** Without a gateway, the kernel's IPv6 side would delete a route with one as well: this takes a look. */
+function isUnguidedIpv6({ to, via }: RouteItem): boolean {
+  return via === undefined && to.family === 6;
+}
+
+function refuseForeignRoute(spec: RouteSpec, { foreignRoutes }: KernelState, { adopt }: KernelScope): void {
+  const foreign = foreignRoutes.get(spec.to);
+  if (foreign === undefined || (adopt !== undefined && isSameRoute(foreign, spec))) return;
+  throw new FlannelError(
+    "reconcile/foreign",
+    `a route to ${spec.to} that is not ours is in the way`,
+    { protocol: foreign.protocol, via: foreign.via, linkIndex: foreign.linkIndex },
+    { remedy: "Remove that route, or choose a network that does not overlap it" },
+  );
 }
 
 /** Gives a TUN, just made by its engine, what a new device lacks. */

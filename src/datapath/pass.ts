@@ -1,7 +1,7 @@
 import type { Clock } from "../base/clock.ts";
 import { errorText, FlannelError } from "../base/error.ts";
 import type { Log } from "../base/log.ts";
-import type { Kernel } from "../native/ports.ts";
+import type { Kernel, KernelEdit } from "../native/ports.ts";
 import { diffPlans, itemKey } from "../plan/diff.ts";
 import { itemDevice, type Plan, type Step, type TunLink, type TunnelItem } from "../plan/plan.ts";
 import type { Commands } from "./commands.ts";
@@ -9,6 +9,8 @@ import type { Culprits } from "./culprit.ts";
 import {
   applyKernelStep,
   finishTun,
+  isKernelEdit,
+  kernelEdit,
   type KernelScope,
   type KernelState,
   observeKernel,
@@ -50,32 +52,12 @@ export async function runPass(
   const { state, steps } = await comparePlan(wanted, context);
   const by = ({ item }: Step) => culprits.of(item, state.linkIndex);
   const { due, postponed, postponedMs, ...judged } = repairs.judge(steps, state.unfinishedLinks);
-  const applied = new Set<Step>();
   const hopeless = probeSwap(steps, wanted, context);
   if (hopeless !== undefined) {
-    const repaired = repairs.settle(wanted, { steps, applied, by });
+    const repaired = repairs.settle(wanted, { steps, applied: new Set(), by });
     return { result: { steps: [hopeless.step], failed: [hopeless] }, repaired, state };
   }
-  const tried: Step[] = [];
-  const failed: { step: Step; error: FlannelError }[] = [];
-  const lost = new Set<string>();
-  for (const step of due) {
-    const { item } = step;
-    // What hangs on a device that could not be made would only fail for the same reason.
-    const device = itemDevice(item);
-    if (item.type !== "link" && device !== undefined && lost.has(device)) continue;
-    tried.push(step);
-    try {
-      await applyStep(step, wanted, state, context);
-      applied.add(step);
-    } catch (error) {
-      failed.push({ step, error: asFailure(error) });
-      if (device !== undefined && (item.type === "link" || item.type === "tunnel")) {
-        lost.add(device);
-        await putBack(device, state, context);
-      }
-    }
-  }
+  const { tried, applied, failed } = await takeSteps(due, wanted, state, context);
   context.engines.setTables(wanted.tunnels, wanted.forwards);
   // The kernel told of it before the pass saw it; what it told may still be on its way to us.
   if (due.some((step) => judged.repairs.has(step) && !culprits.knows(step.item, state.linkIndex)))
@@ -88,6 +70,68 @@ export async function runPass(
     state.linkIndex,
   );
   return { result: { steps: tried, failed, postponedMs }, repaired, state };
+}
+
+/** Takes them in their order; what only changes tables of the kernel goes there many at a time. */
+async function takeSteps(due: readonly Step[], wanted: Plan, state: KernelState, context: PassContext) {
+  const { kernel, scope } = context;
+  const tried: Step[] = [];
+  const applied = new Set<Step>();
+  const failed: { step: Step; error: FlannelError }[] = [];
+  const lost = new Set<string>();
+  let batch: { step: Step; edit: KernelEdit }[] = [];
+
+  const flush = async () => {
+    const edits = batch;
+    batch = [];
+    if (edits.length === 0) return;
+    const failures = await applyEdits(
+      kernel,
+      edits.map(({ edit }) => edit),
+    );
+    for (const [at, { step }] of edits.entries()) {
+      const error = failures[at];
+      if (error === undefined) applied.add(step);
+      else failed.push({ step, error });
+    }
+  };
+
+  for (const step of due) {
+    const { item } = step;
+    // What hangs on a device that could not be made would only fail for the same reason.
+    const device = itemDevice(item);
+    if (item.type !== "link" && device !== undefined && lost.has(device)) continue;
+    tried.push(step);
+    try {
+      if (isKernelEdit(step)) {
+        batch.push({ step, edit: kernelEdit(step, state, scope) });
+        continue;
+      }
+      await flush();
+      await applyStep(step, wanted, state, context);
+      applied.add(step);
+    } catch (error) {
+      failed.push({ step, error: asFailure(error) });
+      if (device !== undefined && (item.type === "link" || item.type === "tunnel")) {
+        lost.add(device);
+        await putBack(device, state, context);
+      }
+    }
+  }
+  await flush();
+  return { tried, applied, failed };
+}
+
+/** A failure of the whole is that of each. */
+async function applyEdits(
+  kernel: Kernel,
+  edits: readonly KernelEdit[],
+): Promise<readonly (FlannelError | undefined)[]> {
+  try {
+    return await kernel.apply(edits);
+  } catch (error) {
+    return edits.map(() => asFailure(error));
+  }
 }
 
 /** A device of the kernel's makes way for a TUN only where one can be had. */

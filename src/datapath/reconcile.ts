@@ -6,8 +6,13 @@ import { comparePlan, type PassContext, type PassResult, runPass } from "./pass.
 import { reportPass } from "./pass-report.ts";
 import { openRepairs, type RepairStatus } from "./repair.ts";
 
-/** Everything is compared again this often, whether or not anything was heard. */
+/**
+ * Everything is compared again this often, whether or not anything was heard: what notifications missed. Where a pass
+ * takes long it is so often that passes take one part in {@link resyncShare} of the time, and at least every {@link resyncMsMax}.
+ */
 const resyncMs = 30_000;
+const resyncMsMax = 5 * 60_000;
+const resyncShare = 500;
 
 /** A pass that failed in part is tried again after this long, doubling up to {@link retryMsMax}. */
 const retryMs = 500;
@@ -151,6 +156,7 @@ export function openReconciler(opened: ReconcilerContext): Reconciler {
         wake = Promise.withResolvers();
         let failed = false;
         let postponedMs: number | undefined;
+        const begunMs = clock.now().getTime();
         try {
           const result = await pass();
           failed = result.failed.length > 0;
@@ -162,7 +168,9 @@ export function openReconciler(opened: ReconcilerContext): Reconciler {
         backoffMs = failed ? Math.min(backoffMs * 2, retryMsMax) : retryMs;
         if (stop.aborted) break;
         const timer = new AbortController();
-        const waitMs = Math.min(failed ? backoffMs : resyncMs, postponedMs ?? resyncMs);
+        const tookMs = clock.now().getTime() - begunMs;
+        const restMs = Math.min(Math.max(resyncMs, tookMs * resyncShare), resyncMsMax);
+        const waitMs = Math.min(failed ? backoffMs : restMs, postponedMs ?? restMs);
         await Promise.race([wake.promise, clock.sleep(waitMs, timer.signal)]);
         timer.abort();
         if (!stop.aborted) await clock.sleep(foldMs, stop);

@@ -30,6 +30,8 @@ export interface UserspaceEngines extends Disposable {
   /** Lets go of everything for good, while {@link held} stays as it was: another process goes on. */
   surrender(): void;
   stats(): { readonly device: string; readonly stats: EngineStats }[];
+  /** Engines that have ended by themselves, with the reason. */
+  failures(): { readonly device: string; readonly failure: string }[];
 }
 
 /** What opens engines, the native one and the reference. */
@@ -114,6 +116,11 @@ export function openUserspaceEngines(
       for (const { engine } of engines.values()) engine.close();
     },
     stats: () => [...engines].map(([device, { engine }]) => ({ device, stats: engine.stats() })),
+    failures: () =>
+      [...engines].flatMap(([device, { engine }]) => {
+        const failure = engine.failure();
+        return failure === null ? [] : [{ device, failure }];
+      }),
     [Symbol.dispose]() {
       for (const device of [...engines.keys()]) drop(device);
     },

@@ -11,6 +11,7 @@ import type {
   EngineOptions,
   FirewallMonitor,
   Kernel,
+  KernelEdit,
   NamedDescriptor,
   Tun,
 } from "./ports.ts";
@@ -24,9 +25,12 @@ const addonPath =
     ? (await import("../../dist/flannel-lite.node", { with: { type: "file" } })).default
     : new URL("../../dist/flannel-lite.node", import.meta.url).pathname;
 
+/** The result of each edit is empty, or why it failed. */
+type NativeKernel = Omit<Kernel, "apply"> & { apply(edits: readonly KernelEdit[]): Promise<string[]> };
+
 /** What the .node file exports; its values have the shapes of ports.ts already. */
 interface NativeAddon {
-  openKernel(): Promise<Kernel>;
+  openKernel(): Promise<NativeKernel>;
   readonly Engine: new (options: EngineOptions, handed?: Descriptors) => Engine;
   readonly Tun: new (device: string) => Tun;
   readonly Claim: new (name: string, handed?: Descriptors) => Claim;
@@ -61,7 +65,7 @@ const retryable = new Set(["EAGAIN", "EBUSY", "EINTR", "ENOBUFS", "ENOMEM", "ETI
 export function openAddon(): Addon {
   const native = loadNative();
   return {
-    openKernel: () => reported(async () => guarded(await native.openKernel())),
+    openKernel: () => reported(async () => kernelOf(await native.openKernel())),
     openEngine: (options, handed) => reported(() => guarded(new native.Engine(options, handed))),
     openTun: (device) => reported(() => guarded(new native.Tun(device))),
     claim: (name, handed) => reported(() => guarded(new native.Claim(name, handed))),
@@ -127,6 +131,15 @@ function loadNative(): NativeAddon {
       },
     );
   }
+}
+
+function kernelOf(native: NativeKernel): Kernel {
+  const kernel = guarded(native);
+  const apply: Kernel["apply"] = async (edits) =>
+    (await kernel.apply(edits)).map((failure) => (failure === "" ? undefined : addonError(failure)));
+  return new Proxy(kernel as unknown as Kernel, {
+    get: (target, name) => (name === "apply" ? apply : Reflect.get(target, name)),
+  });
 }
 
 /** `native` with every method reporting failures as {@link addonError} does. */

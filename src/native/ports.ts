@@ -1,3 +1,5 @@
+import type { FlannelError } from "../base/error.ts";
+
 /**
  * What TypeScript needs from the machine, as the addon offers it: `Kernel` over rtnetlink, `Engine` the
  * userspace datapath. Values cross as plain objects; addresses, prefixes and MACs as canonical text.
@@ -180,6 +182,12 @@ export interface Kernel {
   /** Permanent static FDB entry; replaces the destination of the same MAC. */
   putFdb(linkIndex: number, mac: string, via: string): Promise<void>;
   deleteFdb(linkIndex: number, mac: string, via: string): Promise<void>;
+  /**
+   * Makes changes in their order, many in one system call. Gives for each why it failed, as the method for one would
+   * reject, undefined where it did not; those behind a failure are made all the same. ENOBUFS: the kernel's answer
+   * was lost, and the change may have been made or not.
+   */
+  apply(edits: readonly KernelEdit[]): Promise<(FlannelError | undefined)[]>;
   /** Adds or replaces (by destination and metric) a unicast route of the main table. */
   putRoute(route: RouteSpec): Promise<void>;
   /** Deletes the route of this destination, gateway, link and protocol, no other. */
@@ -193,7 +201,8 @@ export interface Kernel {
    * The next batch of changes to links, addresses, neighbours and routes, several folded into one; null
    * after `close`. `overrun` says that some were lost (ENOBUFS): look at everything again. Neighbours and
    * forwarding entries are told only of links for which this handle has listed or put some: elsewhere the
-   * kernel reports every ARP entry that ages.
+   * kernel reports every ARP entry that ages. What this process changed itself is not among `changes`, unless the
+   * kernel does not say whose change it was.
    */
   nextEvents(): Promise<KernelEvents | null>;
   /** Has `nextEvents` tell of neighbours and forwarding entries of exactly these links. */
@@ -331,6 +340,18 @@ export interface BlackholeSpec {
   readonly protocol: number;
 }
 
+/** One change of {@link Kernel.apply}: as the method for one of the table puts or deletes. */
+export type KernelEdit = {
+  /** It shall go. */
+  readonly gone: boolean;
+  readonly linkIndex: number;
+} & (
+  | { readonly table: "neighbour"; readonly ip: string; readonly mac: string }
+  | { readonly table: "fdb"; readonly mac: string; readonly via: string }
+  /** EINVAL for an IPv6 route without a gateway that shall go: that takes a look, and {@link Kernel.deleteRoute}. */
+  | ({ readonly table: "route" } & RouteSpec)
+);
+
 export interface KernelEvents {
   /** Which tables changed, each at most once. */
   readonly changed: readonly KernelTable[];
@@ -390,6 +411,8 @@ export interface Engine {
    */
   setTable(table: ForwardingTable): void;
   stats(): EngineStats;
+  /** `failure` of the stats by itself, null where there is none: stats take time with thousands of peers. */
+  failure(): string | null;
   /** What the next process could go on with; absent on an engine that cannot hand over. */
   descriptors?(): NamedDescriptor[];
   /** Stops the threads after what they have read is on its way, and gives the descriptors, which stay open. */

@@ -9,7 +9,7 @@ export class IpAddress {
   readonly value: bigint;
 
   constructor(family: Family, value: bigint) {
-    if (value < 0n || value > familyMax(family)) throw new RangeError(`no IPv${family} address: ${value}`);
+    if (value < 0n || value > familyMax[family]) throw new RangeError(`no IPv${family} address: ${value}`);
     this.family = family;
     this.value = value;
   }
@@ -66,24 +66,22 @@ export function tryParseIpAddress(text: string): IpAddress | undefined {
   return value >> 32n === 0xffffn ? new IpAddress(4, value & 0xffff_ffffn) : new IpAddress(6, value);
 }
 
-function familyMax(family: Family): bigint {
-  return (1n << BigInt(familyBits(family))) - 1n;
-}
+const familyMax: Readonly<Record<Family, bigint>> = { 4: 2n ** 32n - 1n, 6: 2n ** 128n - 1n };
 
 function ipv4Value(text: string): bigint | undefined {
   const parts = text.split(".");
   if (parts.length !== 4) return undefined;
-  let value = 0n;
+  let value = 0;
   for (const part of parts) {
     if (!/^(0|[1-9]\d{0,2})$/.test(part) || Number(part) > 255) return undefined;
-    value = (value << 8n) | BigInt(part);
+    value = value * 256 + Number(part);
   }
-  return value;
+  return BigInt(value);
 }
 
 function ipv4Text(value: bigint): string {
   const bits = Number(value);
-  return [bits >>> 24, (bits >>> 16) & 255, (bits >>> 8) & 255, bits & 255].join(".");
+  return `${bits >>> 24}.${(bits >>> 16) & 255}.${(bits >>> 8) & 255}.${bits & 255}`;
 }
 
 function ipv6Value(text: string): bigint | undefined {
@@ -110,7 +108,10 @@ function ipv6Value(text: string): bigint | undefined {
 }
 
 function ipv6Text(value: bigint): string {
-  const groups = Array.from({ length: 8 }, (_, at) => Number((value >> BigInt(112 - 16 * at)) & 0xffffn));
+  const groups = [96n, 64n, 32n, 0n].flatMap((shift) => {
+    const word = Number((value >> shift) & 0xffff_ffffn);
+    return [word >>> 16, word & 0xffff];
+  });
   let best = { start: 0, length: 1 };
   for (let start = 0; start < 8; start++) {
     let length = 0;

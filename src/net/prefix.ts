@@ -12,7 +12,8 @@ export class Prefix {
       throw new RangeError(`no IPv${address.family} prefix length: ${length}`);
     }
     const hostBits = BigInt(bits - length);
-    this.address = new IpAddress(address.family, (address.value >> hostBits) << hostBits);
+    const first = (address.value >> hostBits) << hostBits;
+    this.address = first === address.value ? address : new IpAddress(address.family, first);
     this.length = length;
   }
 

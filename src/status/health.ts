@@ -5,7 +5,7 @@ import type { Progress } from "./progress.ts";
 /** A pass over the largest networks takes seconds; one that takes this long hangs. */
 const passMsMax = 60_000;
 
-type Engines = Pick<UserspaceEngines, "stats">;
+type Engines = Pick<UserspaceEngines, "failures">;
 
 /**
  * Why traffic cannot flow, as of now; undefined when it can: everything stands, our subnet is ours, and pods
@@ -33,6 +33,6 @@ export function lostDevice(last: PassResult | undefined): PassResult["failed"][n
 }
 
 function engineFailure(engines: Engines): string | undefined {
-  const failed = engines.stats().find(({ stats }) => stats.failure !== undefined);
-  return failed && `the engine on ${failed.device} has ended: ${failed.stats.failure}`;
+  const [failed] = engines.failures();
+  return failed && `the engine on ${failed.device} has ended: ${failed.failure}`;
 }

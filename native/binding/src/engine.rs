@@ -198,6 +198,12 @@ impl Engine {
         }
     }
 
+    /// Why a packet thread has ended before `close`, null while none has.
+    #[napi]
+    pub fn failure(&self) -> Option<String> {
+        self.inner.failure()
+    }
+
     /// Stops and joins the threads and closes the descriptors; the device stays. May be called twice.
     #[napi]
     pub fn close(&self) {

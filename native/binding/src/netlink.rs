@@ -196,6 +196,23 @@ impl Kernel {
         self.netlink.delete_blackhole(&route).await.map_err(failed)
     }
 
+    /// Makes changes in their order; the result of each is empty, or why it failed.
+    #[napi]
+    pub async fn apply(&self, edits: Vec<KernelEdit>) -> Result<Vec<String>> {
+        let parsed = edits.into_iter().map(KernelEdit::into_core);
+        let (mut texts, mut good) = (Vec::new(), Vec::new());
+        for edit in parsed {
+            texts.push(edit.as_ref().err().map(ToString::to_string));
+            good.extend(edit.ok());
+        }
+        let mut results = self.netlink.apply(good).await.into_iter();
+        let text = |refused: Option<String>| match refused {
+            Some(refused) => refused,
+            None => text(results.next().and_then(std::result::Result::err)),
+        };
+        Ok(texts.into_iter().map(text).collect())
+    }
+
     /// The next batch of changes, null after `close`.
     #[napi]
     pub async fn next_events(&self) -> Result<Option<KernelEvents>> {
@@ -476,6 +493,68 @@ impl RouteSpec {
             on_link: self.on_link,
             protocol: protocol(operation, self.protocol)?,
         })
+    }
+}
+
+/// One change of a batch; which members it has follows from `table`.
+#[napi(object)]
+pub struct KernelEdit {
+    pub table: String,
+    pub gone: bool,
+    pub link_index: u32,
+    pub ip: Option<String>,
+    pub mac: Option<String>,
+    pub to: Option<String>,
+    pub via: Option<String>,
+    pub on_link: Option<bool>,
+    pub protocol: Option<u32>,
+}
+
+impl KernelEdit {
+    fn into_core(self) -> std::result::Result<core::Edit, CoreError> {
+        match self.table.as_str() {
+            "neighbour" => self.into_neighbour(),
+            "fdb" => self.into_fdb(),
+            "route" => self.into_route(),
+            _ => Err(CoreError::invalid("apply", "no such table")),
+        }
+    }
+
+    fn into_neighbour(self) -> std::result::Result<core::Edit, CoreError> {
+        let operation = "change neighbour";
+        let ip = value(operation, &self.ip.unwrap_or_default())?;
+        if self.gone {
+            return Ok(core::Edit::delete_neighbour(self.link_index, ip));
+        }
+        let mac = value(operation, &self.mac.unwrap_or_default())?;
+        Ok(core::Edit::put_neighbour(self.link_index, ip, mac))
+    }
+
+    fn into_fdb(self) -> std::result::Result<core::Edit, CoreError> {
+        let operation = "change forwarding entry";
+        let mac = value(operation, &self.mac.unwrap_or_default())?;
+        let via = value(operation, &self.via.unwrap_or_default())?;
+        Ok(if self.gone {
+            core::Edit::delete_fdb(self.link_index, mac, via)
+        } else {
+            core::Edit::put_fdb(self.link_index, mac, via)
+        })
+    }
+
+    fn into_route(self) -> std::result::Result<core::Edit, CoreError> {
+        let spec = RouteSpec {
+            to: self.to.unwrap_or_default(),
+            via: self.via.unwrap_or_default(),
+            link_index: self.link_index,
+            on_link: self.on_link.unwrap_or_default(),
+            protocol: self.protocol.unwrap_or_default(),
+        };
+        let spec = spec.into_core("change route")?;
+        if self.gone {
+            core::Edit::delete_route(&spec)
+        } else {
+            core::Edit::put_route(&spec)
+        }
     }
 }
 

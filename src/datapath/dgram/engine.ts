@@ -125,6 +125,7 @@ function runEngine(tun: Tun, { sender, receiver }: Sockets, { port, mtuBytes }: 
       ...(lastRefused === undefined ? {} : { lastRefused }),
       ...(failure === undefined ? {} : { failure }),
     }),
+    failure: () => failure ?? null,
     close,
   };
 }

@@ -7,11 +7,10 @@ import type { Keeper } from "../../../src/network/keeper.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
 import { hindrance, whyStuck } from "../../../src/status/health.ts";
 import { type Progress, stageOf } from "../../../src/status/progress.ts";
-import { engineStats } from "../../support/status-report.ts";
 
 const now = new Date("2026-01-01T00:10:00Z");
-const well = { stats: () => [{ device: "flannel.1", stats: engineStats() }] };
-const ended = { stats: () => [{ device: "flannel.1", stats: engineStats({ failure: "EIO: read" }) }] };
+const well = { failures: () => [] };
+const ended = { failures: () => [{ device: "flannel.1", failure: "EIO: read" }] };
 
 const progressOf = (changes: {
   up?: boolean;
@@ -51,7 +50,7 @@ test("readiness: one route that cannot be set is one peer, not all of them", () 
 });
 
 test("watchdog: waiting is not being stuck; an ended engine and a pass without end are", () => {
-  expect(whyStuck(progressOf({ up: false }), { stats: () => [] }, now)).toBeUndefined();
+  expect(whyStuck(progressOf({ up: false }), well, now)).toBeUndefined();
   expect(whyStuck(progressOf({}), ended, now)).toBe("the engine on flannel.1 has ended: EIO: read");
   const since = (ms: number) => progressOf({ reconciler: { busySince: new Date(now.getTime() - ms) } });
   expect(whyStuck(since(60_000), well, now)).toBeUndefined();

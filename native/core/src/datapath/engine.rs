@@ -376,6 +376,11 @@ impl Engine {
         }
     }
 
+    /// Why a packet thread has ended, as in the stats, without counting anything.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure()
+    }
+
     fn look_at_kernel_drops(&self) -> MutexGuard<'_, KernelDrops> {
         let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let mut drops = self

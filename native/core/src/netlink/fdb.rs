@@ -8,7 +8,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::neighbour::is_permanent;
-use super::{Mac, Netlink};
+use super::{Edit, Mac, Netlink};
 use crate::error::Error;
 
 /// One forwarding entry of a vxlan link.
@@ -43,18 +43,36 @@ impl Netlink {
     /// Adds a permanent entry, or turns the one of this MAC to `via`: the kernel keeps one
     /// destination for a unicast MAC (vxlan_fdb_replace in drivers/net/vxlan/vxlan_core.c).
     pub async fn put_fdb(&self, link_index: u32, mac: Mac, via: IpAddr) -> Result<(), Error> {
-        self.watch(link_index);
-        let operation = format!("put forwarding entry {mac} via {via} on link {link_index}");
-        let message = RouteNetlinkMessage::NewNeighbour(entry_message(link_index, mac, via));
-        self.change(message, NLM_F_CREATE | NLM_F_REPLACE, &operation)
-            .await
+        self.edit(Edit::put_fdb(link_index, mac, via)).await
     }
 
     /// Deletes exactly this destination of this MAC.
     pub async fn delete_fdb(&self, link_index: u32, mac: Mac, via: IpAddr) -> Result<(), Error> {
-        let operation = format!("delete forwarding entry {mac} via {via} of link {link_index}");
-        let message = RouteNetlinkMessage::DelNeighbour(entry_message(link_index, mac, via));
-        self.remove(message, &operation).await
+        self.edit(Edit::delete_fdb(link_index, mac, via)).await
+    }
+}
+
+impl Edit {
+    /// As [`Netlink::put_fdb`].
+    pub fn put_fdb(link_index: u32, mac: Mac, via: IpAddr) -> Self {
+        Self {
+            message: RouteNetlinkMessage::NewNeighbour(entry_message(link_index, mac, via)),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            operation: format!("put forwarding entry {mac} via {via} on link {link_index}"),
+            removes: false,
+            watches: Some(link_index),
+        }
+    }
+
+    /// As [`Netlink::delete_fdb`].
+    pub fn delete_fdb(link_index: u32, mac: Mac, via: IpAddr) -> Self {
+        Self {
+            message: RouteNetlinkMessage::DelNeighbour(entry_message(link_index, mac, via)),
+            flags: 0,
+            operation: format!("delete forwarding entry {mac} via {via} of link {link_index}"),
+            removes: true,
+            watches: None,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Links, addresses, neighbours, forwarding entries and routes over rtnetlink (rtnetlink(7)).
 mod address;
 mod attribute;
+mod batch;
 mod fdb;
 mod link;
 mod monitor;
@@ -23,6 +24,7 @@ use tokio::task::AbortHandle;
 use crate::error::Error;
 
 pub use address::Address;
+pub use batch::Edit;
 pub use fdb::FdbEntry;
 pub use link::{IpIp, IpIpSpec, Link, LinkChanges, Vxlan, VxlanSpec};
 pub use monitor::{Change, Events, Table};
@@ -33,13 +35,15 @@ pub use route::{BlackholeSpec, Route, RouteSpec};
 pub use value::{Mac, NotAMac, NotAPrefix, Prefix};
 
 /// rtnetlink of one network namespace: a socket for requests, driven by a task of the runtime it was
-/// opened on, and a socket for notifications, read only while somebody waits for them.
+/// opened on, one for batches of changes, and one for notifications, read only while somebody waits for them.
 pub struct Netlink {
     handle: rtnetlink::Handle,
     connection: AbortHandle,
     /// Held from question to answer. The kernel refuses a second dump on a socket (EBUSY), and the
     /// connection sends without reading when many ask at once, until answers are lost (ENOBUFS).
     turn: tokio::sync::Mutex<()>,
+    /// `None` once closed.
+    batch: tokio::sync::Mutex<Option<batch::Batch<batch::RouteSocket>>>,
     /// `None` once closed.
     monitor: tokio::sync::Mutex<Option<monitor::Monitor>>,
     closed: watch::Sender<bool>,
@@ -61,10 +65,12 @@ impl Netlink {
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         let monitor = monitor::Monitor::open().map_err(failed)?;
+        let batch = batch::Batch::new(batch::RouteSocket::open().map_err(failed)?);
         Ok(Self {
             handle,
             connection: tokio::spawn(connection).abort_handle(),
             turn: tokio::sync::Mutex::default(),
+            batch: tokio::sync::Mutex::new(Some(batch)),
             monitor: tokio::sync::Mutex::new(Some(monitor)),
             closed: watch::Sender::new(false),
             watched: Mutex::default(),
@@ -99,6 +105,10 @@ impl Netlink {
         // While it is locked somebody waits for events, is woken by `closed` and takes it.
         if let Ok(mut monitor) = self.monitor.try_lock() {
             monitor.take();
+        }
+        // While it is locked a batch is under way, sees `closed` and takes it.
+        if let Ok(mut batch) = self.batch.try_lock() {
+            batch.take();
         }
     }
 

@@ -151,6 +151,7 @@ impl Monitor {
             Ok(()) => {
                 note(events, &self.datagram, watches);
                 find_owners(events);
+                drop_own(events, std::process::id());
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => events.overrun = true,
             Err(error) => return Err(Error::from_io(&error, "receive notifications")),
@@ -299,6 +300,19 @@ fn find_owners(events: &mut Events) {
         let owner = Owner::find(Path::new("/proc"), change.port);
         events.owners.insert(change.port, owner);
     }
+}
+
+/// Forgets what this process did itself: it knows, and thousands of routes must not hide what others did.
+/// The tables stay named, since somebody may keep a copy of one.
+fn drop_own(events: &mut Events, own: u32) {
+    let Events {
+        changes, owners, ..
+    } = events;
+    changes.retain(|change| {
+        owners
+            .get(&change.port)
+            .is_none_or(|owner| owner.pid != own)
+    });
 }
 
 #[cfg(test)]

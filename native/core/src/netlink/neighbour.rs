@@ -8,7 +8,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address::family;
-use super::{Mac, Netlink};
+use super::{Edit, Mac, Netlink};
 use crate::error::Error;
 
 const NUD_PERMANENT: u16 = libc::NUD_PERMANENT;
@@ -47,23 +47,41 @@ impl Netlink {
 
     /// Adds a permanent neighbour, or makes the one of this address so.
     pub async fn put_neighbour(&self, link_index: u32, ip: IpAddr, mac: Mac) -> Result<(), Error> {
-        self.watch(link_index);
+        self.edit(Edit::put_neighbour(link_index, ip, mac)).await
+    }
+
+    /// Deletes the neighbour of this address.
+    pub async fn delete_neighbour(&self, link_index: u32, ip: IpAddr) -> Result<(), Error> {
+        self.edit(Edit::delete_neighbour(link_index, ip)).await
+    }
+}
+
+impl Edit {
+    /// As [`Netlink::put_neighbour`].
+    pub fn put_neighbour(link_index: u32, ip: IpAddr, mac: Mac) -> Self {
         let mut message = neighbour_message(link_index, ip);
         message.header.state = NeighbourState::Permanent;
         message
             .attributes
             .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
-        let operation = format!("put neighbour {ip} {mac} on link {link_index}");
-        let message = RouteNetlinkMessage::NewNeighbour(message);
-        self.change(message, NLM_F_CREATE | NLM_F_REPLACE, &operation)
-            .await
+        Self {
+            message: RouteNetlinkMessage::NewNeighbour(message),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            operation: format!("put neighbour {ip} {mac} on link {link_index}"),
+            removes: false,
+            watches: Some(link_index),
+        }
     }
 
-    /// Deletes the neighbour of this address.
-    pub async fn delete_neighbour(&self, link_index: u32, ip: IpAddr) -> Result<(), Error> {
-        let operation = format!("delete neighbour {ip} of link {link_index}");
-        let message = RouteNetlinkMessage::DelNeighbour(neighbour_message(link_index, ip));
-        self.remove(message, &operation).await
+    /// As [`Netlink::delete_neighbour`].
+    pub fn delete_neighbour(link_index: u32, ip: IpAddr) -> Self {
+        Self {
+            message: RouteNetlinkMessage::DelNeighbour(neighbour_message(link_index, ip)),
+            flags: 0,
+            operation: format!("delete neighbour {ip} of link {link_index}"),
+            removes: true,
+            watches: None,
+        }
     }
 }
 

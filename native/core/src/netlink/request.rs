@@ -128,7 +128,7 @@ impl Netlink {
 }
 
 /// What the kernel answers when the object to delete, or the device it was on, is not there.
-fn is_gone(errno: i32) -> bool {
+pub(super) fn is_gone(errno: i32) -> bool {
     matches!(
         errno,
         libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL | libc::ENODEV
@@ -136,7 +136,7 @@ fn is_gone(errno: i32) -> bool {
 }
 
 /// Attributes stand behind the echoed request, of which NETLINK_CAP_ACK leaves only the header.
-fn error_attributes(flags: u16, echoed: &[u8]) -> &[u8] {
+pub(super) fn error_attributes(flags: u16, echoed: &[u8]) -> &[u8] {
     if flags & NLM_F_ACK_TLVS == 0 {
         &[]
     } else {
@@ -145,7 +145,7 @@ fn error_attributes(flags: u16, echoed: &[u8]) -> &[u8] {
 }
 
 /// The text of an extended acknowledgement (include/uapi/linux/netlink.h, nlmsgerr_attrs).
-fn extended_text(mut attributes: &[u8]) -> Option<String> {
+pub(super) fn extended_text(mut attributes: &[u8]) -> Option<String> {
     while let Some(([l0, l1, k0, k1], body)) = attributes.split_first_chunk() {
         let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
         let value = body.get(..length.checked_sub(4)?)?;

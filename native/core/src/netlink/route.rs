@@ -9,7 +9,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address::family;
-use super::{Netlink, Prefix};
+use super::{Edit, Netlink, Prefix};
 use crate::error::Error;
 
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
@@ -92,23 +92,13 @@ impl Netlink {
 
     /// Adds a route, or replaces the one of the same destination and metric.
     pub async fn put_route(&self, spec: &RouteSpec) -> Result<(), Error> {
-        let mut message = route_message(spec)?;
-        message.header.kind = RouteType::Unicast;
-        if spec.on_link {
-            message.header.flags = RouteFlags::Onlink;
-        }
-        let operation = operation("put", spec);
-        let message = RouteNetlinkMessage::NewRoute(message);
-        self.change(message, NLM_F_CREATE | NLM_F_REPLACE, &operation)
-            .await
+        self.edit(Edit::put_route(spec)?).await
     }
 
     /// Deletes the route with this destination, gateway, link and protocol, and no other.
     pub async fn delete_route(&self, spec: &RouteSpec) -> Result<(), Error> {
-        let mut message = route_message(spec)?;
-        message.header.kind = RouteType::Unicast;
-        if spec.via.is_none() && spec.to.address.is_ipv6() {
-            // Asked without a gateway, the kernel's IPv6 side would delete a route with one as well.
+        let mut message = delete_message(spec)?;
+        if needs_metric(spec) {
             let held = self.routes_of(AddressFamily::Inet6, Some(spec)).await?;
             let ours = held
                 .into_iter()
@@ -118,11 +108,7 @@ impl Netlink {
                 .attributes
                 .push(RouteAttribute::Priority(ours.metric));
         }
-        self.remove(
-            RouteNetlinkMessage::DelRoute(message),
-            &operation("delete", spec),
-        )
-        .await
+        self.edit(delete_edit(spec, message)).await
     }
 
     /// Adds a route that discards. EEXIST where there is a route of this destination and metric.
@@ -169,6 +155,54 @@ impl Netlink {
                 Ok(routes)
             }
         }
+    }
+}
+
+impl Edit {
+    /// As [`Netlink::put_route`].
+    pub fn put_route(spec: &RouteSpec) -> Result<Self, Error> {
+        let mut message = route_message(spec)?;
+        message.header.kind = RouteType::Unicast;
+        if spec.on_link {
+            message.header.flags = RouteFlags::Onlink;
+        }
+        Ok(Self {
+            message: RouteNetlinkMessage::NewRoute(message),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            operation: operation("put", spec),
+            removes: false,
+            watches: None,
+        })
+    }
+
+    /// As [`Netlink::delete_route`]. EINVAL for an IPv6 route without a gateway, which takes a look first.
+    pub fn delete_route(spec: &RouteSpec) -> Result<Self, Error> {
+        if needs_metric(spec) {
+            let detail = "an IPv6 route without a gateway is not deleted blindly";
+            return Err(Error::invalid(operation("delete", spec), detail));
+        }
+        Ok(delete_edit(spec, delete_message(spec)?))
+    }
+}
+
+/// Asked without a gateway, the kernel's IPv6 side would delete a route with one as well.
+fn needs_metric(spec: &RouteSpec) -> bool {
+    spec.via.is_none() && spec.to.address.is_ipv6()
+}
+
+fn delete_message(spec: &RouteSpec) -> Result<RouteMessage, Error> {
+    let mut message = route_message(spec)?;
+    message.header.kind = RouteType::Unicast;
+    Ok(message)
+}
+
+fn delete_edit(spec: &RouteSpec, message: RouteMessage) -> Edit {
+    Edit {
+        message: RouteNetlinkMessage::DelRoute(message),
+        flags: 0,
+        operation: operation("delete", spec),
+        removes: true,
+        watches: None,
     }
 }
 
