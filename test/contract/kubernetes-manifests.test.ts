@@ -17,7 +17,7 @@ import {
   parseManifest,
 } from "../support/chart.ts";
 import { type Container, daemonSetOf, environmentOf } from "../support/daemon-set.ts";
-import { golden } from "../support/golden.ts";
+import { readGolden } from "../support/golden.ts";
 import { schemaProblems } from "../support/kube-schema.ts";
 
 const manifest = readFileSync(join(manifestsDirectory, "flannel-lite.yml"), "utf8");
@@ -54,7 +54,7 @@ const loadedFrom = (container: Container) => {
 };
 
 test("the goldens are of the chart as it stands: make manifests renders them anew", () => {
-  expect(golden("helm/checksum.txt", "")).toBe(`${chartChecksum()}\n`);
+  expect(readGolden("helm/checksum.txt")).toBe(`${chartChecksum()}\n`);
 });
 
 test.each(
@@ -143,7 +143,7 @@ describe("flannel-lite.yml", () => {
 });
 
 describe.each(chartScenarios)("chart, $name", ({ name, values, network }) => {
-  const objects = parseManifest(golden(`helm/${name}.yml`, ""));
+  const objects = parseManifest(readGolden(`helm/${name}.yml`));
   const { pod, object } = daemonSetOf(objects);
   const [main] = pod.containers;
   if (main === undefined) throw new Error("no container");

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chartScenarios, type KubeObject, parseManifest } from "../support/chart.ts";
-import { golden } from "../support/golden.ts";
+import { readGolden } from "../support/golden.ts";
 import { type KubeApiserver, startKubeApiserver } from "../support/kube-apiserver.ts";
 
 let apiserver: KubeApiserver;
@@ -41,7 +41,7 @@ async function accept({ apiVersion, kind, metadata, ...rest }: KubeObject): Prom
 test.each(chartScenarios)(
   "the API server takes what the chart renders, strictly: $name",
   async ({ name }) => {
-    for (const object of parseManifest(golden(`helm/${name}.yml`, ""))) await accept(object);
+    for (const object of parseManifest(readGolden(`helm/${name}.yml`))) await accept(object);
   },
 );
 

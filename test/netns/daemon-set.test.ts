@@ -8,6 +8,7 @@ import type { StatusReport } from "../../src/status/report.ts";
 import { openCertificates } from "../support/certificates.ts";
 import { manifestsDirectory, parseManifest } from "../support/chart.ts";
 import { type Containers, imageArchive, openContainers } from "../support/container.ts";
+import { readGolden } from "../support/golden.ts";
 import type { SeenRequest } from "../support/kube-api.ts";
 import { type KubeProcess, startKubeProcess } from "../support/kube-process.ts";
 import { type Kubelet, openKubelet } from "../support/kubelet.ts";
@@ -79,11 +80,24 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
     throw new Error(`${node.host.namespace}: ${JSON.stringify(last)}\n${node.pod.errorTail()}`);
   };
 
-  const probe = async ({ host }: Node, path: string) =>
+  const probe = async ({ host }: Node, path: string, address = host.address) =>
     await inside(host.namespace, [
       ...["curl", "--silent", "--max-time", "5", "--write-out", " %{http_code}"],
-      `http://${host.address}:8081${path}`,
+      `http://${address}:8081${path}`,
     ]);
+
+  /** A host as a node of the cluster, its pod not started yet. `hasTun`: else its /dev/net is empty. */
+  const kubeletOf = (host: LabHost, ca: string, text: string, hasTun = true): Kubelet =>
+    openKubelet({
+      ...{ containers, host, nodeName: `node-${host.number}`, manifest: text, port: 6443, token, ca },
+      directory: join(directory, host.namespace),
+      real: hasTun ? ["/dev/net"] : [],
+    });
+
+  const startNode = async (host: LabHost, kubelet: Kubelet): Promise<Node> => {
+    const report = () => readReport(kubelet.hostPath("/run/flannel-lite"));
+    return { host, kubelet, pod: await kubelet.startPod(), report };
+  };
 
   test("by its manifest alone, in containers as it asks for: two nodes, one without a TUN; between two pods of a node traffic flows", async () => {
     const overlay = await openTestOverlay(2);
@@ -92,24 +106,17 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
     const kube = await start();
     const nodes: Node[] = [];
     for (const host of overlay.lab.hosts) {
-      const nodeName = `node-${host.number}`;
       await kube.call("createNode", {
-        name: nodeName,
+        name: `node-${host.number}`,
         podCidrs: [`10.244.${host.number}.0/24`],
         networkUnavailable: "True",
       });
-      const own = join(overlay.lab.directory, nodeName);
-      const kubelet = openKubelet({
-        ...{ containers, host, nodeName, manifest, directory: own, port: 6443, token, ca },
-        // The other node has an empty /dev/net.
-        real: host.number === 1 ? ["/dev/net"] : [],
-      });
+      const kubelet = kubeletOf(host, ca, manifest, host.number === 1);
       // A cluster that ran kube-flannel, on nodes whose installer gave the plugins to a user of their own.
       const plugins = kubelet.hostPath("/opt/cni/bin");
       writeFileSync(join(plugins, "flannel"), "flannel's own", { mode: 0o755 });
       chownSync(plugins, 1000, 1000);
-      const report = () => readReport(kubelet.hostPath("/run/flannel-lite"));
-      nodes.push({ host, kubelet, pod: await kubelet.startPod(), report });
+      nodes.push(await startNode(host, kubelet));
     }
     const [first, second] = nodes;
     if (first === undefined || second === undefined) throw new Error("two nodes");
@@ -185,13 +192,7 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
     const { start, ca } = cluster(overlay);
     const [host] = overlay.lab.hosts;
     if (host === undefined) throw new Error("one host");
-    const own = join(overlay.lab.directory, "node");
-    const kubelet = openKubelet({
-      ...{ containers, host, nodeName: "node-1", manifest, directory: own, port: 6443, token, ca },
-      real: ["/dev/net"],
-    });
-    const report = () => readReport(kubelet.hostPath("/run/flannel-lite"));
-    const node: Node = { host, kubelet, pod: await kubelet.startPod(), report };
+    const node = await startNode(host, kubeletOf(host, ca, manifest));
     const answers = async (path: string, holds: (answer: string) => boolean) => {
       let last: string | undefined;
       for (const deadline = Date.now() + 30_000; Date.now() < deadline; await Bun.sleep(50)) {
@@ -208,7 +209,52 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
     await answers("/readyz", (answer) => answer === "flanneld is ready 200");
     await node.pod.end(30_000);
   }, 90_000);
+
+  test.each([
+    ["dual-stack", ["10.42", "fd00:10:244:"]],
+    ["host-gw", ["10.244"]],
+    ["udp", ["10.244"]],
+  ] as const)(
+    "the chart's pods with other values: %s",
+    async (values, [network, networkV6]) => {
+      const overlay = await openTestOverlay(2);
+      net = overlay;
+      const { start, ca } = cluster(overlay);
+      const kube = await start();
+      const nodes: Node[] = [];
+      for (const host of overlay.lab.hosts) {
+        const { number } = host;
+        const ipv6 = networkV6 === undefined ? [] : [`${networkV6}${number}::/64`];
+        const podCidrs = [`${network}.${number}.0/24`, ...ipv6];
+        await kube.call("createNode", { name: `node-${number}`, podCidrs });
+        nodes.push(await startNode(host, kubeletOf(host, ca, readGolden(`helm/${values}.yml`))));
+      }
+      const [first, second] = nodes;
+      if (first === undefined || second === undefined) throw new Error("two nodes");
+      await Promise.all([ready(first), ready(second)]);
+      for (const family of networkV6 === undefined ? ([4] as const) : ([4, 6] as const)) {
+        const [from, to] = nodes.map((node) => podAddress(node, family)) as [string, string];
+        await inside(first.host.namespace, ["ip", "address", "add", from, "dev", "lo"]);
+        await inside(second.host.namespace, ["ip", "address", "add", to, "dev", "lo"]);
+        await ping(first.host, to, ["-I", from]);
+      }
+      const probed = networkV6 === undefined ? first.host.address : `[${first.host.addressV6}]`;
+      expect(await probe(first, "/readyz", probed)).toBe("flanneld is ready 200");
+      expect(await kube.refused()).toEqual([]);
+      for (const { pod } of nodes) await pod.end(30_000);
+    },
+    90_000,
+  );
 });
+
+/** What subnet.env gives to the bridge of the host's pods. */
+function podAddress({ kubelet }: Node, family: 4 | 6): string {
+  const text = readFileSync(kubelet.hostPath("/run/flannel/subnet.env"), "utf8");
+  const name = family === 4 ? "FLANNEL_SUBNET" : "FLANNEL_IPV6_SUBNET";
+  const subnet = new RegExp(`^${name}=(.*)/`, "m").exec(text)?.[1];
+  if (subnet === undefined) throw new Error(`no ${name} in ${text}`);
+  return subnet;
+}
 
 /** `verb resource`, as the API server asks its authorizer for each request. */
 function rightsUsed(requests: readonly SeenRequest[]): string[] {
