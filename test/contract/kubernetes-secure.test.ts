@@ -1,9 +1,9 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { systemClock } from "../../src/base/clock.ts";
-import { errorText } from "../../src/base/error.ts";
-import { type KubeStoreOptions, openKubeStore } from "../../src/store/kube/store.ts";
+import { errorText, FlannelError } from "../../src/base/error.ts";
+import { type KubeStoreOptions, openKubeStore, readDocument } from "../../src/store/kube/store.ts";
 import { type Certificates, openCertificates } from "../support/certificates.ts";
 import { startKubeApi, type TestKubeApiOptions } from "../support/kube-api.ts";
 import { kubeOptions } from "../support/kube-world.ts";
@@ -129,6 +129,7 @@ describe("who the API server is", () => {
       () => Response.redirect("http://127.0.0.1:1/", 302),
       () => new Response("<html>login</html>"),
       () => Response.json([]),
+      () => Response.json({ metadata: { resourceVersion: "1", continue: "more" }, items: [] }),
     ]) {
       const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: answer });
       opened.defer(() => server.stop(true));
@@ -203,6 +204,25 @@ describe("who we are", () => {
   test("a token with a newline behind it, as files have it, is sent without", async () => {
     const { url } = start("server", { tokens: ["t"] });
     acquired(await ask(url, trusting, { token: "t\n" }));
+  });
+
+  test.each([
+    ["a pipe", (file: string) => void Bun.spawnSync(["mkfifo", file])],
+    ["a directory", (file: string) => mkdirSync(file)],
+    ["a device", (file: string) => symlinkSync("/dev/zero", file)],
+  ])("%s in place of a file is refused, and nobody waits for it", async (_name, make) => {
+    const { url } = start("server");
+    const file = path(`odd-${files++}`);
+    make(file);
+    for (const asked of [
+      () => open({ kubeconfig: file }).list(never),
+      () => ask(url, trusting, { tokenFile: file }),
+      () => ask(url, { "certificate-authority": file }, {}),
+    ]) {
+      const error: unknown = await asked().catch((thrown: unknown) => thrown);
+      expect(error).toBeInstanceOf(FlannelError);
+    }
+    expect(() => readDocument(file)).toThrow("failed to read net conf");
   });
 
   test("no pod and no kubeconfig is a mistake that says what to set", async () => {

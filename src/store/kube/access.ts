@@ -150,8 +150,10 @@ async function readBounded(
   code: "store/untrusted" | "store/unauthorized" | "store/kubeconfig",
 ): Promise<string> {
   try {
-    const { size } = await stat(path);
-    if (size > fileBytesMax) throw new Error(`longer than ${fileBytesMax} bytes`);
+    const found = await stat(path);
+    // A pipe would be waited for, with all that waits for us.
+    if (!found.isFile()) throw new Error("it is no regular file");
+    if (found.size > fileBytesMax) throw new Error(`longer than ${fileBytesMax} bytes`);
     return await readFile(path, "utf8");
   } catch (cause) {
     throw new FlannelError(code, "cannot read what the API server is reached with", { path }, { cause });

@@ -215,7 +215,9 @@ async function requireNode(context: KubeContext, stop: AbortSignal): Promise<Kub
 /** Undefined where there is no such file. @throws FlannelError `store/net-config` (retryable) */
 export function readDocument(path: string): string | undefined {
   try {
-    if (statSync(path).size > documentBytesMax) throw new Error(`longer than ${documentBytesMax} bytes`);
+    const found = statSync(path);
+    if (!found.isFile()) throw new Error("it is no regular file");
+    if (found.size > documentBytesMax) throw new Error(`longer than ${documentBytesMax} bytes`);
     return readFileSync(path, "utf8");
   } catch (cause) {
     if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return undefined;
