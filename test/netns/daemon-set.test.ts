@@ -1,5 +1,13 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chownSync,
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { inside, type LabHost, switchAddress } from "../../src/demo/lab.ts";
 import type { Child } from "../../src/demo/process.ts";
@@ -207,6 +215,32 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
     await kube.call("createNode", { name: "node-1", podCidrs: ["10.244.1.0/24"] });
     await ready(node, 0);
     await answers("/readyz", (answer) => answer === "flanneld is ready 200");
+    await node.pod.end(30_000);
+  }, 90_000);
+
+  test("with hostPID a flanneld that runs on the host is named; once it has ended our own values count", async () => {
+    const overlay = await openTestOverlay(1);
+    net = overlay;
+    const { start, ca } = cluster(overlay);
+    const kube = await start();
+    const [host] = overlay.lab.hosts;
+    if (host === undefined) throw new Error("one host");
+    await kube.call("createNode", { name: "node-1", podCidrs: ["10.244.1.0/24"] });
+    const flanneld = join(overlay.lab.directory, "flanneld");
+    copyFileSync("/bin/sleep", flanneld);
+    const other = overlay.lab.start(host.namespace, [flanneld, "600"]);
+    const kubelet = kubeletOf(host, ca, readGolden("helm/lite.yml"));
+    const refused = await startNode(host, kubelet);
+    expect(await refused.pod.exited).toBe(1);
+    expect(refused.pod.errorTail()).toContain(`(pid ${other.pid})`);
+    await other.end(0);
+
+    const node = await startNode(host, kubelet);
+    expect((await ready(node, 0)).engine?.name).toBe("kernel");
+    const metrics = await inside(host.namespace, ["curl", "--silent", `http://${host.address}:9091/metrics`]);
+    expect(metrics).toContain("\nflannel_lite_");
+    const log = node.pod.errorTail().trim().split("\n").at(-1) ?? "";
+    expect(JSON.parse(log)).toBeObject();
     await node.pod.end(30_000);
   }, 90_000);
 

@@ -20,6 +20,8 @@ export interface ContainerOptions {
   readonly mounts?: Readonly<Record<string, string>>;
   readonly tun?: TunDevice;
   readonly env?: Readonly<Record<string, string>>;
+  /** Whether it sees this machine's processes. */
+  readonly hostPid?: boolean;
   /** Without `CAP_`; NET_ADMIN and NET_RAW by default. */
   readonly capabilities?: readonly string[];
   /** The runtime's filter of system calls for these capabilities; none by default. */
@@ -137,7 +139,7 @@ function runtimeSpec(root: string, image: ImageConfig, options: ContainerOptions
     ],
     linux: {
       namespaces: [
-        { type: "pid" },
+        ...(options.hostPid === true ? [] : [{ type: "pid" }]),
         { type: "ipc" },
         { type: "mount" },
         { type: "network", path: `/run/netns/${host.namespace}` },

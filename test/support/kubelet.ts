@@ -72,6 +72,7 @@ export function openKubelet(options: KubeletOptions): Kubelet {
         KUBERNETES_SERVICE_PORT: `${options.port}`,
         ...environmentOf(container, { "spec.nodeName": nodeName }),
       },
+      hostPid: pod.hostPID === true,
       capabilities: capabilities.add,
       seccomp: runtimeDefaultSeccomp,
       tun: "absent", // it comes with a mount, or not at all
