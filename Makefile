@@ -12,6 +12,7 @@ ADDON := dist/flannel-lite.node
 BINARY := dist/flannel-lite
 ETCD := dist/tools/etcd/usr/bin/etcd
 MACHINE_ARCH := $(shell dpkg --print-architecture 2>/dev/null)
+KUBE_NODES := dist/tools/kube-nodes
 SOURCES := $(shell find src deploy/systemd -type f) package.json tsconfig.json
 NATIVE_SOURCES := $(shell find native -path native/target -prune -o -type f -print)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -47,13 +48,13 @@ demo: ## build, then join three hosts in network namespaces and measure every pa
 
 .PHONY: bench
 bench: ## build, then measure the engines in network namespaces (BENCH_ARGS="--quick --json"; FLANNELD_BIN=... as a peer)
-	@$(MAKE) --no-print-directory $(BINARY) $(ETCD) >&2
+	@$(MAKE) --no-print-directory $(BINARY) $(ETCD) $(KUBE_NODES) >&2
 	@$(call need,ip,iproute2) >&2
 	@$(call need,ping,iputils-ping) >&2
 	@$(call need,ethtool,ethtool) >&2
 	@$(call need,iperf3,iperf3) >&2
 	@{ $(call need,wireguard-go,wireguard-go) && $(call need,tincd,tinc); } >&2 || echo "without wireguard-go or tinc: their rows are left out" >&2
-	@$(SUDO) env "PATH=$$PATH" $(if $(FLANNELD_BIN),"FLANNELD_BIN=$(FLANNELD_BIN)") $(BINARY) bench $(BENCH_ARGS)
+	@$(SUDO) env "PATH=$$PATH" "KUBE_NODES_BIN=$(abspath $(KUBE_NODES))" $(if $(FLANNELD_BIN),"FLANNELD_BIN=$(FLANNELD_BIN)") $(BINARY) bench $(BENCH_ARGS)
 
 .PHONY: image
 image: $(IMAGE) ## a container image, dist/flannel-lite-image.tar, without a Docker engine (ARCH=arm64; docs/container.md)
@@ -216,6 +217,11 @@ $(IMAGE): dist/image/$(ARCH)/base.tar dist/image/$(ARCH)/program.tar src/image/l
 	$(REPRODUCIBLE_TAR) -cf $@ -C dist/image/$(ARCH)/layout oci-layout index.json manifest.json blobs
 
 REPRODUCIBLE_TAR = tar --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$(SOURCE_DATE_EPOCH)
+
+# The test suite's API server, with many nodes, as a program for the bench.
+$(KUBE_NODES): test/support/kube-nodes.ts test/support/kube-api.ts node_modules/.package-lock.json
+	mkdir -p $(@D)
+	$(BUN) build --compile test/support/kube-nodes.ts --outfile $@
 
 # Unpacked, not installed: installing the package would start a service.
 $(ETCD):

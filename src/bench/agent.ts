@@ -101,6 +101,17 @@ export const benchAgents: Readonly<Record<string, (args: readonly string[]) => P
     }
     print(JSON.stringify({ at: wallMs() }));
   },
+  /** Has an API server of Kubernetes change a node's status. */
+  "bench-patch-node": async ([url = "", file = ""]) => {
+    const answer = await fetch(`${url}/status`, {
+      method: "PATCH",
+      headers: { "content-type": "application/strategic-merge-patch+json" },
+      body: readFileSync(file, "utf8"),
+      proxy: false as const,
+    });
+    if (!answer.ok) throw new Error(`the API server answered ${answer.status}: ${await answer.text()}`);
+    print(JSON.stringify({ at: wallMs() }));
+  },
   /** How long an engine takes to be given another table, and the memory of a process that holds it. */
   "bench-table": async ([file = ""]) => {
     const { options, table } = JSON.parse(readFileSync(file, "utf8")) as EngineSetup;

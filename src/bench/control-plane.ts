@@ -1,17 +1,16 @@
-import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { systemClock } from "../base/clock.ts";
-import { FlannelError } from "../base/error.ts";
 import { startEtcd } from "../demo/etcd.ts";
 import { type Lab, type LabHost, openLab } from "../demo/lab.ts";
-import type { Child } from "../demo/process.ts";
-import { readReport } from "../status/admin-socket.ts";
-import type { StatusReport } from "../status/report.ts";
 import { device, overlayMtuBytes, port, vni } from "./address.ts";
 import type { EngineSetup } from "./agent.ts";
 import { processCpuSeconds } from "./cpu.ts";
+import { waitReady } from "./daemon.ts";
+import { changeToPacket, farMac, joinFar } from "./far-host.ts";
+import { residentMiB } from "./memory.ts";
 import { ip } from "./pair.ts";
-import { resultOf, runInside, startAgent } from "./program.ts";
+import { runInside } from "./program.ts";
 
 /** A figure with no other to compare it with. */
 export interface Fact {
@@ -21,8 +20,7 @@ export interface Fact {
 }
 
 const network = "100.64.0.0/10";
-const dripPort = 5204;
-const readyMsMax = 120_000;
+const putMsMax = 120_000;
 const packetMsMax = 20_000;
 const idleSeconds = 2;
 
@@ -65,7 +63,7 @@ async function benchLeases(bed: Bed, stop: AbortSignal): Promise<Fact[]> {
     [`${prefix}/config`, JSON.stringify({ Network: network, SubnetLen: 24, Backend: { Type: "vxlan" } })],
     ...Array.from({ length: leases }, (_, at) => leaseEntry(prefix, at, peerEndpoint(at))),
   ]);
-  const runDir = join(directory, "run");
+  const [runDir, subnetFile] = [join(directory, "run"), join(directory, "subnet.env")];
   writeFileSync(
     join(directory, "config.toml"),
     `[uplink]
@@ -78,7 +76,7 @@ engine = "userspace"
 [host]
 run_dir = "${runDir}"
 state_dir = "${join(directory, "state")}"
-subnet_file = "${join(directory, "subnet.env")}"
+subnet_file = "${subnetFile}"
 `,
   );
   const startedAt = performance.now();
@@ -89,7 +87,7 @@ subnet_file = "${join(directory, "subnet.env")}"
     join(directory, "config.toml"),
   ]);
   try {
-    const report = await waitReady(daemon, { runDir, leases }, stop);
+    const report = await waitReady(daemon, { runDir, subnetFile, peers: leases }, stop);
     const readyMs = performance.now() - startedAt;
     const cpuBefore = processCpuSeconds(daemon.pid);
     await systemClock.sleep(idleSeconds * 1000, stop).catch(() => undefined);
@@ -97,7 +95,9 @@ subnet_file = "${join(directory, "subnet.env")}"
     const rssMiB = residentMiB(daemon.pid);
     // Not our own either.
     const next = firstAdded + (report.lease?.subnets[0] === `${subnetAt(firstAdded)}/24` ? 1 : 0);
-    const packetMs = await leaseToPacket(bed, leaseEntry(prefix, next, far.address), subnetAt(next));
+    const packetMs = await changeToPacket(bed, subnetAt(next), () =>
+      put(bed, [leaseEntry(prefix, next, far.address)]),
+    );
     const fact = (name: string, value: number, unit: string) => ({
       name: `leases-${leases}/${name}`,
       value,
@@ -113,25 +113,6 @@ subnet_file = "${join(directory, "subnet.env")}"
   } finally {
     await daemon.end();
     await ip(own.namespace, `link delete ${device}`);
-  }
-}
-
-/** From the moment that the store has a lease to the first datagram at its host. */
-async function leaseToPacket(bed: Bed, entry: Entry, subnet: string): Promise<number> {
-  const { lab, own, far } = bed;
-  // The far host takes whatever is sent to that subnet, which may be that of an earlier round.
-  await ip(far.namespace, `route replace local ${subnet}/24 dev lo`);
-  const arrival = await startAgent(lab, far.namespace, ["bench-first", `${dripPort}`]);
-  const drip = await startAgent(lab, own.namespace, ["bench-drip", subnet, `${dripPort}`]);
-  const timer = setTimeout(() => void arrival.child.end(0), packetMsMax);
-  try {
-    const [stored, arrived] = await Promise.all([put(bed, [entry]), resultOf<{ at: number }>(arrival)]);
-    // The daemon may hear of it before the writer has its answer.
-    return Math.max(0, arrived.at - stored.at);
-  } finally {
-    clearTimeout(timer);
-    await drip.child.end();
-    await arrival.child.end();
   }
 }
 
@@ -158,29 +139,7 @@ async function tableSwapMs({ lab, own, leases }: Bed): Promise<number> {
   return (JSON.parse(output) as { swapMs: number }).swapMs;
 }
 
-/** The host of the leases that are added: an engine that believes anybody. */
-async function joinFar(lab: Lab, far: LabHost): Promise<void> {
-  const setup: EngineSetup = {
-    options: { device, port, local: far.address, mtuBytes: overlayMtuBytes },
-    table: {
-      encapsulation: "vxlan",
-      vni,
-      vtepMac: farMac,
-      overlay: [network],
-      strict: "off",
-      allowSources: [],
-      peers: [],
-    },
-  };
-  const file = join(lab.directory, "far.json");
-  writeFileSync(file, JSON.stringify(setup));
-  await startAgent(lab, far.namespace, ["bench-engine", file]);
-  await ip(far.namespace, `link set ${device} mtu ${overlayMtuBytes} up`);
-}
-
 type Entry = readonly [key: string, value: string];
-
-const farMac = "0e:2a:00:01:00:00";
 
 function leaseEntry(prefix: string, at: number, publicIp: string): Entry {
   const mac = at >= firstAdded ? farMac : macAt(at);
@@ -209,7 +168,7 @@ async function put({ lab, endpoint }: Pick<Bed, "lab" | "endpoint">, entries: re
   const file = join(lab.directory, "put.json");
   writeFileSync(file, JSON.stringify(entries));
   const command = [process.execPath, "bench-put", endpoint, file];
-  return JSON.parse(await runInside(lab, lab.switchNamespace, command, readyMsMax)) as { at: number };
+  return JSON.parse(await runInside(lab, lab.switchNamespace, command, putMsMax)) as { at: number };
 }
 
 async function waitEtcd(lab: Lab, endpoint: string): Promise<void> {
@@ -223,37 +182,4 @@ async function waitEtcd(lab: Lab, endpoint: string): Promise<void> {
       await systemClock.sleep(100);
     }
   }
-}
-
-/** Waits until the daemon carries traffic to all its peers. */
-async function waitReady(
-  daemon: Child,
-  { runDir, leases }: { runDir: string; leases: number },
-  stop: AbortSignal,
-): Promise<StatusReport> {
-  let ended = false;
-  void daemon.exited.then(() => {
-    ended = true;
-  });
-  const deadline = performance.now() + readyMsMax;
-  while (performance.now() < deadline && !stop.aborted && !ended) {
-    const askedAt = performance.now();
-    const report = await readReport(runDir).catch(() => undefined);
-    if (report?.ready && report.settled && report.peers.length >= leases && report.missing.length === 0) {
-      return report;
-    }
-    // A long report takes the daemon's time as well, which is what is measured.
-    await systemClock.sleep(Math.max(10, 4 * (performance.now() - askedAt)));
-  }
-  throw new FlannelError(
-    "bench/daemon",
-    "the daemon did not become ready",
-    { leases },
-    { cause: new Error(daemon.errorTail().trim().split("\n").at(-1)) },
-  );
-}
-
-function residentMiB(pid: number): number {
-  const kibibytes = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
-  return Number(kibibytes ?? Number.NaN) / 1024;
 }

@@ -159,3 +159,22 @@ export function rowOf(spec: RowSpec, mode: Mode, runs: readonly Run[]): Row | un
 export function rounded(value: number): number {
   return Number(value.toPrecision(value < 1 ? 3 : 5));
 }
+
+/** A row of the stores: `ours` and `theirs` have a value for each round. */
+export function pairedRow(
+  meter: Pick<Row, "name" | "unit" | "lowerIsBetter" | "of" | "against">,
+  ours: readonly number[],
+  theirs: readonly number[],
+): Row {
+  const ratio = spreadOf(ours.map((value, at) => value / (theirs[at] ?? Number.NaN)));
+  return {
+    ...meter,
+    mode: "store",
+    ratio: rounded(ratio.median),
+    min: rounded(ratio.min),
+    max: rounded(ratio.max),
+    rounds: ours.length,
+    value: rounded(medianOf(ours)),
+    base: rounded(medianOf(theirs)),
+  };
+}

@@ -1,12 +1,12 @@
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { startEtcd } from "../demo/etcd.ts";
 import { inside, type Lab, openLab } from "../demo/lab.ts";
 import type { Child } from "../demo/process.ts";
 import { systemClock } from "../base/clock.ts";
 import { resultOf, startAgent } from "./program.ts";
-import { rounded, type Row } from "./row.ts";
-import { medianOf, spreadOf } from "./statistics.ts";
+import { residentMiB } from "./memory.ts";
+import { pairedRow, type Row } from "./row.ts";
 import type { StoreSample } from "./store-agent.ts";
 
 interface Measured extends StoreSample {
@@ -54,7 +54,13 @@ export async function benchStore(
       await server.child.end();
     }
   }
-  return meters.map((meter) => rowOf(meter, measured));
+  return meters.map(({ quantity, ...meter }) =>
+    pairedRow(
+      { ...meter, of: "embedded", against: "etcd" },
+      measured.embedded.map((one) => one[quantity]),
+      measured.etcd.map((one) => one[quantity]),
+    ),
+  );
 }
 
 interface Server {
@@ -90,32 +96,4 @@ async function waitHealthy(lab: Lab, endpoint: string): Promise<void> {
       if (performance.now() > deadline) throw error;
     }
   }
-}
-
-function rowOf(
-  { name, quantity, unit, lowerIsBetter }: (typeof meters)[number],
-  { embedded, etcd }: { readonly embedded: readonly Measured[]; readonly etcd: readonly Measured[] },
-): Row {
-  const [ours, theirs] = [embedded, etcd].map((all) => all.map((one) => one[quantity]));
-  const ratio = spreadOf((ours ?? []).map((value, at) => value / (theirs?.[at] ?? Number.NaN)));
-  return {
-    name,
-    mode: "store",
-    ratio: rounded(ratio.median),
-    min: rounded(ratio.min),
-    max: rounded(ratio.max),
-    rounds: embedded.length,
-    of: "embedded",
-    against: "etcd",
-    value: rounded(medianOf(ours ?? [])),
-    base: rounded(medianOf(theirs ?? [])),
-    unit,
-    lowerIsBetter,
-  };
-}
-
-/** `ip netns exec` has become the program it was to start. */
-function residentMiB(pid: number): number {
-  const kibibytes = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
-  return Number(kibibytes ?? Number.NaN) / 1024;
 }

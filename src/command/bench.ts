@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { errorText, FlannelError } from "../base/error.ts";
 import { type BenchOptions, benchPackets, type Pass } from "../bench/bench.ts";
 import { benchControlPlane } from "../bench/control-plane.ts";
+import { benchKube, kubeRowNames, missingKubeNodes } from "../bench/kube.ts";
 import { describeMachine } from "../bench/machine.ts";
 import { modes } from "../bench/mode.ts";
 import { plotRatios } from "../bench/plot.ts";
@@ -24,7 +25,7 @@ export const benchFlags: readonly CommandFlag[] = [
   {
     name: "rows",
     isBool: false,
-    doc: "Comma list of rows, one of store-… for all of the store; without it all, and the control plane.",
+    doc: "Comma list of rows, one of store-… or kube-… for all of those; without it all, and the control plane.",
   },
   { name: "rounds", isBool: false, doc: "How often everything is measured, 1 to 100." },
   { name: "seconds", isBool: false, doc: "Duration of one run, 0.1 to 60; TCP takes whole seconds." },
@@ -33,8 +34,20 @@ export const benchFlags: readonly CommandFlag[] = [
 
 /** Interoperation is a row of facts, not of goals: fewer rounds do. */
 const interopRounds = 5;
-const full = { rounds: 7, seconds: 2, leases: [1, 100, 1_000, 10_000], store: { rounds: 3, seconds: 1 } };
-const quick = { rounds: 3, seconds: 0.5, leases: [1, 1_000], store: { rounds: 1, seconds: 0.3 } };
+const full = {
+  rounds: 7,
+  seconds: 2,
+  leases: [1, 100, 1_000, 10_000],
+  store: { rounds: 3, seconds: 1 },
+  kube: { rounds: 3 },
+};
+const quick = {
+  rounds: 3,
+  seconds: 0.5,
+  leases: [1, 1_000],
+  store: { rounds: 1, seconds: 0.3 },
+  kube: { rounds: 1 },
+};
 
 /**
  * Measures our engines against the kernel's and others'. Progress goes to standard error.
@@ -62,9 +75,10 @@ async function measureAll(
   const machine = await describeMachine(stop);
   const control = await controlPlane(options.leases, stop);
   const store = await storeRows(options.store, stop);
+  const kube = await kubeRows(options.kube, stop);
   const packets = await benchPackets(options, { say, stop });
-  const skipped = [...packets.skipped, ...control.skipped, ...store.skipped];
-  const rows = [...packets.rows, ...store.rows];
+  const skipped = [...packets.skipped, ...control.skipped, ...store.skipped, ...kube.skipped];
+  const rows = [...packets.rows, ...store.rows, ...kube.rows];
   const report: Report = {
     ...packets,
     rows,
@@ -113,10 +127,27 @@ async function storeRows(
   }
 }
 
+/** As {@link controlPlane}: the API server is a program that the environment names. */
+async function kubeRows(
+  options: { readonly rounds: number } | undefined,
+  stop: AbortSignal,
+): Promise<Pick<Report, "rows" | "skipped">> {
+  if (options === undefined) return { rows: [], skipped: [] };
+  const missing = missingKubeNodes();
+  if (missing !== undefined) return { rows: [], skipped: [{ name: "kube", reason: missing }] };
+  try {
+    return { rows: await benchKube(options, { say, stop }), skipped: [] };
+  } catch (error) {
+    if (stop.aborted || !(error instanceof FlannelError)) throw error;
+    return { rows: [], skipped: [{ name: "kube", reason: errorText(error) }] };
+  }
+}
+
 /** @throws FlannelError `config/invalid` */
 export function benchOptions(flags: ReadonlyMap<string, string>): BenchOptions & {
   readonly leases: readonly number[];
   readonly store: { readonly rounds: number; readonly seconds: number } | undefined;
+  readonly kube: { readonly rounds: number } | undefined;
 } {
   const isQuick = flags.get("quick") === "true";
   const defaults = isQuick ? quick : full;
@@ -124,9 +155,11 @@ export function benchOptions(flags: ReadonlyMap<string, string>): BenchOptions &
   const isWhole = !isQuick && !isChosen && !flags.has("mode");
   const known = [...rowSpecs, ...interopRowSpecs];
   const rows = isChosen
-    ? listed(flags.get("rows"), "rows", [...known.map(({ name }) => name), ...storeRowNames]).flatMap(
-        (name) => known.filter((row) => row.name === name),
-      )
+    ? listed(flags.get("rows"), "rows", [
+        ...known.map(({ name }) => name),
+        ...storeRowNames,
+        ...kubeRowNames,
+      ]).flatMap((name) => known.filter((row) => row.name === name))
     : rowSpecs;
   const rounds = numberOf(flags.get("rounds"), {
     flag: "rounds",
@@ -135,13 +168,13 @@ export function benchOptions(flags: ReadonlyMap<string, string>): BenchOptions &
     max: 100,
     whole: true,
   });
+  const isWanted = (names: readonly string[]) =>
+    !isChosen || names.some((name) => flags.get("rows")?.split(",").includes(name));
   const chosenModes = listed(flags.get("mode") ?? "wire", "mode", modes);
   return {
     leases: isChosen ? [] : defaults.leases,
-    store:
-      !isChosen || storeRowNames.some((name) => flags.get("rows")?.split(",").includes(name))
-        ? defaults.store
-        : undefined,
+    store: isWanted(storeRowNames) ? defaults.store : undefined,
+    kube: isWanted(kubeRowNames) ? defaults.kube : undefined,
     passes: [
       ...(rows.length === 0 ? [] : chosenModes.map((mode) => ({ mode, rows, rounds }))),
       ...(isWhole ? interopPasses(rounds) : []),

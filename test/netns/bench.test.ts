@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Report } from "../../src/bench/report.ts";
 import { type Child, start } from "../../src/demo/process.ts";
@@ -76,6 +76,41 @@ describe.skipIf(refused !== undefined)("bench", () => {
     for (const { ratio, value, base } of rows) expect(Math.min(ratio, value, base)).toBeGreaterThan(0);
     expect(leftovers(child.pid)).toEqual([]);
   }, 120_000);
+
+  test("Kubernetes: 5,000 nodes of real size are measured against 50, and nothing is left", async () => {
+    const directory = mkdtempSync("/tmp/fl-bench-nodes-");
+    try {
+      const program = join(directory, "kube-nodes");
+      const source = join(import.meta.dir, "../support/kube-nodes.ts");
+      writeFileSync(program, `#!/bin/sh\nexec "${process.execPath}" "${source}" "$@"\n`, { mode: 0o755 });
+      const command = [binary, "bench", "--quick", "--json", "--rows", "kube-start/5000-nodes"];
+      child = start(command, { KUBE_NODES_BIN: program });
+      const output = await new Response(child.output).text();
+      expect({ code: await child.exited, errors: child.errorTail() }).toMatchObject({ code: 0 });
+      const { rows, skipped } = JSON.parse(output) as Report;
+      expect(skipped).toEqual([]);
+      expect(rows.map(({ name, of, against }) => [name, of, against])).toEqual(
+        ["start", "change", "idle-memory", "peak-memory"].map((name) => [
+          `kube-${name}/5000-nodes`,
+          "5000-nodes",
+          "50-nodes",
+        ]),
+      );
+      for (const { ratio, value, base } of rows) expect(Math.min(ratio, value, base)).toBeGreaterThan(0);
+      expect(leftovers(child.pid)).toEqual([]);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  }, 120_000);
+
+  test("without an API server Kubernetes' rows are left out, with the reason", async () => {
+    child = start([binary, "bench", "--quick", "--json", "--rows", "kube-start/5000-nodes"]);
+    const { rows, skipped } = JSON.parse(await new Response(child.output).text()) as Report;
+    expect(rows).toEqual([]);
+    expect(skipped).toEqual([
+      { name: "kube", reason: "KUBE_NODES_BIN names no API server, as make bench does" },
+    ]);
+  }, 60_000);
 
   test("SIGINT in the middle of a run ends it with an error and leaves nothing", async () => {
     child = start([binary, "bench", "--rows", "rtt/default", "--rounds", "1", "--seconds", "30"]);

@@ -10,7 +10,7 @@ export interface NodeObject {
     readonly annotations?: Readonly<Record<string, string>>;
   };
   readonly spec: { readonly podCIDR?: string; readonly podCIDRs?: readonly string[] };
-  readonly status: { readonly conditions?: readonly NodeCondition[] };
+  readonly status: { readonly conditions?: readonly NodeCondition[]; readonly images?: readonly object[] };
 }
 
 export interface NodeCondition {
@@ -26,6 +26,8 @@ export interface NodeSpec {
   readonly annotations?: Readonly<Record<string, string>>;
   /** Status of NetworkUnavailable, as a cloud's controller sets it; none by default. */
   readonly networkUnavailable?: string;
+  /** What its kubelet has found there: most of a real node's size. */
+  readonly images?: readonly object[];
 }
 
 export interface TestKubeApiOptions {
@@ -302,7 +304,7 @@ export function startKubeApi(options: TestKubeApiOptions = {}): TestKubeApi {
     get watches() {
       return watchers.size;
     },
-    createNode: ({ name, podCidrs = [], annotations, networkUnavailable }) =>
+    createNode: ({ name, podCidrs = [], annotations, networkUnavailable, images }) =>
       store("ADDED", {
         metadata: {
           name,
@@ -312,10 +314,12 @@ export function startKubeApi(options: TestKubeApiOptions = {}): TestKubeApi {
           ...(annotations === undefined ? {} : { annotations }),
         },
         spec: specOf(podCidrs),
-        status:
-          networkUnavailable === undefined
+        status: {
+          ...(networkUnavailable === undefined
             ? {}
-            : { conditions: [{ type: "NetworkUnavailable", status: networkUnavailable }] },
+            : { conditions: [{ type: "NetworkUnavailable", status: networkUnavailable }] }),
+          ...(images === undefined ? {} : { images }),
+        },
       }),
     deleteNode(name) {
       const node = nodes.get(name);

@@ -166,7 +166,13 @@ describe("bench flags", () => {
   });
 
   test("the stores are measured unless other rows were chosen, by themselves where only theirs were", () => {
-    expect(options().store).toEqual({ rounds: 3, seconds: 1 });
+    expect(options()).toMatchObject({ store: { rounds: 3, seconds: 1 }, kube: { rounds: 3 } });
+    expect(options({ rows: "store-put/embedded" }).kube).toBeUndefined();
+    expect(options({ rows: "kube-change/5000-nodes", quick: "true" })).toMatchObject({
+      store: undefined,
+      kube: { rounds: 1 },
+      passes: [],
+    });
     expect(options({ rows: "rtt/default" }).store).toBeUndefined();
     expect(options({ rows: "store-put/embedded", quick: "true" })).toMatchObject({
       store: { rounds: 1 },
