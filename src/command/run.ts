@@ -3,6 +3,7 @@ import { errorText, FlannelError } from "../base/error.ts";
 import { openLog } from "../base/log.ts";
 import type { CommandFlag } from "../config/load.ts";
 import { runDaemon } from "../daemon/daemon.ts";
+import { hasNetAdmin } from "../host/capability.ts";
 import { watchdogIntervalMs } from "../host/sd-notify.ts";
 import { openStartReason } from "../host/start-reason.ts";
 import { openAddon } from "../native/addon.ts";
@@ -54,9 +55,21 @@ export async function run({
   log.info("stopped");
 }
 
-/** @throws FlannelError `command/not-root` (exit code 2) */
+/** @throws FlannelError `command/not-root`, `command/no-net-admin` (exit code 2) */
 export function requireRoot(command: string): void {
-  if (process.geteuid?.() === 0) return;
+  if (process.geteuid?.() === 0) {
+    if (hasNetAdmin()) return;
+    throw new FlannelError(
+      "command/no-net-admin",
+      `flannel-lite ${command} changes devices and routes, and this container or unit is root without CAP_NET_ADMIN`,
+      {},
+      {
+        exitCode: 2,
+        remedy:
+          "Give it the capability: --cap-add NET_ADMIN (docker, podman), capabilities.add (Kubernetes), CapabilityBoundingSet= (systemd)",
+      },
+    );
+  }
   throw new FlannelError(
     "command/not-root",
     `flannel-lite ${command} changes devices and routes, which takes root`,

@@ -15,7 +15,6 @@ import {
   type Containers,
   imageArchive,
   openContainers,
-  type TunDevice,
 } from "../support/container.ts";
 import {
   type Daemon,
@@ -35,6 +34,13 @@ function imageRefused(): string | undefined {
   if (!existsSync(imageArchive)) return `${imageArchive} is missing: run make image`;
   return Bun.which("runc") === null ? "runc is not installed" : undefined;
 }
+
+/** What is said of a /dev/net/tun that does not open. */
+const reasons = {
+  absent: "it is not there (ENOENT)",
+  denied: "the device rules of this container or unit forbid it (EPERM)",
+  nodev: "its mode, a mount with nodev, SELinux or AppArmor forbid it (EACCES)",
+};
 
 describe.skipIf(refused !== undefined)("image", () => {
   let directory = "";
@@ -77,7 +83,7 @@ describe.skipIf(refused !== undefined)("image", () => {
     overlay: TestOverlay,
     host: LabHost,
     options: DaemonOptions,
-    more: { tun?: TunDevice; mounts?: (directory: string) => ContainerOptions["mounts"] } = {},
+    more: Pick<ContainerOptions, "tun" | "capabilities"> = {},
   ): Daemon =>
     overlay.startDaemon(host, {
       ...options,
@@ -85,8 +91,8 @@ describe.skipIf(refused !== undefined)("image", () => {
         containers.commandOf({
           host,
           command: ["/opt/bin/flanneld", ...args],
-          mounts: more.mounts?.(own) ?? { [own]: own },
-          ...(more.tun === undefined ? {} : { tun: more.tun }),
+          mounts: { [own]: own },
+          ...more,
         }),
     });
 
@@ -113,7 +119,7 @@ describe.skipIf(refused !== undefined)("image", () => {
     expect(await inside(host.namespace, ["iptables-save"])).toContain("-A FLANNEL-POSTRTG");
   });
 
-  test.each(["absent", "denied"] as const)(
+  test.each(["absent", "denied", "nodev"] as const)(
     "with /dev/net/tun %s, auto takes the kernel's device and says why, userspace is refused with what to do",
     async (tun) => {
       const overlaid = await overlay(1);
@@ -122,18 +128,25 @@ describe.skipIf(refused !== undefined)("image", () => {
       expect(await refused.child.exited).toBe(1);
       const said = refused.child.errorTail();
       expect(said).toContain("the userspace engine needs a TUN: /dev/net/tun does not open: ");
-      expect(said).toContain(tun === "absent" ? "(ENOENT)" : "(EPERM)");
-      expect(said).toContain("--device /dev/net/tun");
+      expect(said).toContain(reasons[tun]);
       expect(said).toContain('datapath.engine = "kernel"');
       const { engine } = await startInContainer(overlaid, host, { engine: "auto" }, { tun }).ready(0);
       expect(engine?.name).toBe("kernel");
-      expect(engine?.reason).toBe(
-        tun === "absent"
-          ? "/dev/net/tun does not open: it is not there (ENOENT)"
-          : "/dev/net/tun does not open: the device rules of this container or unit forbid it (EPERM)",
-      );
+      expect(engine?.reason).toBe(`/dev/net/tun does not open: ${reasons[tun]}`);
     },
   );
+
+  test("without NET_ADMIN it says so, whatever the engine, and takes no lease", async () => {
+    const overlaid = await overlay(1);
+    const host = hostOf(overlaid, 1);
+    for (const engine of ["userspace", "kernel"] as const) {
+      const daemon = startInContainer(overlaid, host, { engine }, { capabilities: ["NET_RAW"] });
+      expect(await daemon.child.exited).toBe(2);
+      for (const part of ["root without CAP_NET_ADMIN", "--cap-add NET_ADMIN"])
+        expect(daemon.child.errorTail()).toContain(part);
+    }
+    expect(await overlaid.etcd("get", "--prefix", "/coreos.com/network/subnets")).toBe("");
+  });
 
   test("a read-only /proc/sys is a warning where forwarding is on, else an error that says what to do", async () => {
     const overlaid = await overlay(2);

@@ -9,8 +9,8 @@ export const imageArchive = join(import.meta.dir, "../../dist/flannel-lite-image
 /** Where runc keeps what it knows; ids tell processes apart. */
 const stateDir = "/run/fl-test-runc";
 
-/** What the device cgroup of a container lets through under the name /dev/net/tun. */
-export type TunDevice = "given" | "absent" | "denied";
+/** How a container meets /dev/net/tun; `denied` by its device cgroup. */
+export type TunDevice = "given" | "absent" | "denied" | "nodev";
 
 export interface ContainerOptions {
   /** Whose network namespace it is in. */
@@ -129,6 +129,9 @@ function runtimeSpec(root: string, image: ImageConfig, options: ContainerOptions
     mounts: [
       { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"] },
       { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
+      ...(tun === "nodev"
+        ? [{ destination: "/dev/net", type: "tmpfs", source: "tmpfs", options: ["nodev"] }]
+        : []),
       { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", "ro"] },
       ...Object.entries(mounts).map(([destination, source]) => ({
         destination,
@@ -145,7 +148,9 @@ function runtimeSpec(root: string, image: ImageConfig, options: ContainerOptions
         { type: "network", path: `/run/netns/${host.namespace}` },
       ],
       devices: tun === "absent" ? [] : [{ ...device, fileMode: 0o666 }],
-      resources: { devices: [{ allow: false, access: "rwm" }, ...(tun === "given" ? [allowed] : [])] },
+      resources: {
+        devices: [{ allow: false, access: "rwm" }, ...(tun === "given" || tun === "nodev" ? [allowed] : [])],
+      },
       ...(seccomp === undefined ? {} : { seccomp: seccomp(capabilities) }),
       maskedPaths: ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
       readonlyPaths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
