@@ -123,8 +123,8 @@ describe("docker-opts: the command", () => {
   });
 
   test("a file that cannot be written is named", () => {
-    const { code, errors } = run("-d", "/nonexistent/docker");
+    const { code, errors } = run("-d", "/dev/null/docker");
     expect(code).toBe(1);
-    expect(errors).toContain("cannot write /nonexistent/docker");
+    expect(errors).toContain("cannot write /dev/null/docker");
   });
 });
