@@ -18,7 +18,9 @@ export interface ConditionKeeper extends AsyncDisposable {
   saw(node: KubeNode): void;
 }
 
-export function openConditionKeeper(context: KubeContext): ConditionKeeper {
+export function openConditionKeeper(
+  context: Pick<KubeContext, "client" | "clock" | "log" | "ownName">,
+): ConditionKeeper {
   const { client, clock, log } = context;
   const stop = new AbortController();
   let isAvailable = false;
@@ -48,7 +50,10 @@ export function openConditionKeeper(context: KubeContext): ConditionKeeper {
     }
   };
   const start = () => {
-    running ??= write().finally(() => (running = undefined));
+    running ??= write().finally(() => {
+      running = undefined;
+      if (due && !stop.signal.aborted) start(); // it was seen since the last look
+    });
   };
 
   return {
