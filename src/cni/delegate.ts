@@ -18,6 +18,9 @@ const outputBytesMax = 1024 * 1024;
 /** What of a plugin's standard error an error repeats. */
 const errorCharsMax = 1_000;
 
+/** Of a file's name. */
+const nameCharsMax = 255;
+
 /** How long the output of a plugin that has ended is waited for: a process it left may hold the pipe. */
 const drainMs = 1_000;
 
@@ -73,7 +76,7 @@ export async function delegateVersions(
 
 /** @throws CniError 7, 999 */
 export function findPlugin(type: string, path: readonly string[]): string {
-  if (!isIdentifier(type))
+  if (!isIdentifier(type) || type.length > nameCharsMax)
     throw new CniError(cniErrors.invalidConfig, `invalid plugin name: ${JSON.stringify(type.slice(0, 100))}`);
   if (type === "flannel")
     throw new CniError(cniErrors.invalidConfig, "the delegate is flannel itself: name another type");

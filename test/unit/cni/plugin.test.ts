@@ -399,6 +399,20 @@ describe("errors", () => {
       {},
       { code: 7, msg: 'invalid plugin name: "../bridge"' },
     ],
+    [
+      "a delegate with a long name",
+      "ADD",
+      { delegate: { type: "x".repeat(100_000) } },
+      {},
+      { code: 7, msg: `invalid plugin name: "${"x".repeat(100)}"` },
+    ],
+    [
+      "a long word",
+      "ADD",
+      `{"name":${"a".repeat(100_000)}}`,
+      {},
+      { code: 6, msg: expect.stringMatching(/^.{20,300}$/) },
+    ],
     ["itself as delegate", "ADD", { delegate: { type: "flannel" } }, {}, { code: 7 }],
     [
       "a valid attachment without a container",
