@@ -3,8 +3,7 @@ import { join } from "node:path";
 import { errorText, FlannelError } from "../base/error.ts";
 import type { Config } from "../config/schema.ts";
 import type { CommandFlag, Loaded } from "../config/load.ts";
-import { settingsToml } from "../config/settings-text.ts";
-import { takeOver, type TakenOver } from "../config/taken-over.ts";
+import { takeOver } from "../config/taken-over.ts";
 import { parseConflist } from "../host/cni-conflist.ts";
 import { envFileBytesMax, envFileValues } from "../host/env-file.ts";
 import { type FlanneldProcess, readFlanneldProcess } from "../host/flanneld-process.ts";
@@ -13,9 +12,10 @@ import { findFlanneld } from "../host/other-agent.ts";
 import { openAddon } from "../native/addon.ts";
 import type { KernelLink } from "../native/ports.ts";
 import type { StoreEnvironment } from "../store/open.ts";
-import type { CommandInput } from "./command.ts";
-import { type CniChange, parseInstallCni, previewInstallCni } from "./install-cni.ts";
-import { planJson, planLines, type PlanReport, readPlan } from "./plan.ts";
+import { type CommandInput, isJson } from "./command.ts";
+import { answerJson, answerLines, type FlannelHere } from "./from-flannel-text.ts";
+import { parseInstallCni, previewInstallCni } from "./install-cni.ts";
+import { type PlanReport, readPlan } from "./plan.ts";
 
 export const fromFlannelFlags: readonly CommandFlag[] = [
   {
@@ -40,22 +40,10 @@ export const fromFlannelFlags: readonly CommandFlag[] = [
   },
 ];
 
-/** What flannel has on this host. */
-interface FlannelHere {
-  readonly process: FlanneldProcess | undefined;
-  readonly taken: TakenOver;
-  /** Variables of subnet.env, `NAME=value`. */
-  readonly subnetEnv: readonly string[];
-  readonly devices: readonly string[];
-  /** Configuration lists with a plugin `flannel`. */
-  readonly conflists: readonly string[];
-}
-
 /**
  * What swapping the flannel of this host for flannel-lite would change. Changes nothing, and needs neither a
  * configuration nor that flanneld is stopped. Where no plan can be made it says why, behind what can be said.
- * @throws FlannelError `command/flanneld` where it is not clear which flanneld is meant, `config/invalid` where its
- * settings and ours contradict each other
+ * @throws FlannelError `command/flanneld` where it is not clear which flanneld is meant
  */
 export async function planFromFlannel({
   loaded,
@@ -65,7 +53,7 @@ export async function planFromFlannel({
 }: CommandInput): Promise<{ output: string; exitCode: number }> {
   const process = findProcess(loaded);
   const taken = takeOver(process?.argv ?? [], process?.env ?? {});
-  const effective = reread(taken.source);
+  const { effective, trouble } = merge(loaded, () => reread(taken.source));
   const { config } = effective;
   const cni = cniDirectories(loaded);
   const here: FlannelHere = {
@@ -75,24 +63,27 @@ export async function planFromFlannel({
     devices: await readDevices(),
     conflists: findConflists(cni.confDir),
   };
-  const planned = await tryPlan(readable(effective, process?.root), accessOf(process, env), stop);
+  const planned =
+    trouble === undefined
+      ? await tryPlan(readable(effective, process?.root), accessOf(process, env), stop)
+      : { trouble };
   const files = previewInstallCni(cni.request);
   const lost = [...taken.lost, ...podsAlone(config, process)];
   const answer = { here, effective, planned, files, lost };
-  const output =
-    loaded.commandFlags.get("json") === "true"
-      ? `${JSON.stringify(jsonOf(answer))}\n`
-      : `${textOf(answer).join("\n")}\n`;
+  const output = isJson(loaded)
+    ? `${JSON.stringify(answerJson(answer))}\n`
+    : `${answerLines(answer).join("\n")}\n`;
   return { output, exitCode: "trouble" in planned ? 1 : 0 };
 }
 
-interface Answer {
-  readonly here: FlannelHere;
-  readonly effective: Loaded;
-  readonly planned: PlanReport | { readonly trouble: string };
-  readonly files: readonly CniChange[];
-  /** What of flanneld's is not taken over, and why. */
-  readonly lost: readonly string[];
+/** Where flanneld's settings contradict ours, or each other as we see it, those of this host alone, and why. */
+function merge(loaded: Loaded, read: () => Loaded): { effective: Loaded; trouble?: string } {
+  try {
+    return { effective: read() };
+  } catch (error) {
+    if (!(error instanceof FlannelError)) throw error;
+    return { effective: loaded, trouble: errorText(error) };
+  }
 }
 
 /** What a flanneld has from being in a pod. */
@@ -249,71 +240,4 @@ async function tryPlan(
     if (!(error instanceof FlannelError)) throw error;
     return { trouble: errorText(error) };
   }
-}
-
-function jsonOf({ here, effective, planned, files, lost }: Answer): object {
-  const { process, taken, ...rest } = here;
-  const isPlan = !("trouble" in planned);
-  return {
-    flannel: {
-      pid: process?.pid ?? null,
-      program: process?.program ?? null,
-      startedBy: process?.startedBy ?? null,
-      flags: taken.flags,
-      variables: process?.env === undefined ? null : taken.variables,
-      store: isPlan ? planned.store : null,
-      network: isPlan ? planned.network : null,
-      ...rest,
-    },
-    configToml: settingsToml(effective),
-    plan: isPlan ? planJson(planned) : null,
-    planTrouble: isPlan ? null : planned.trouble,
-    cniFiles: files,
-    notTakenOver: lost,
-  };
-}
-
-function textOf({ here, effective, planned, files, lost }: Answer): string[] {
-  const isPlan = !("trouble" in planned);
-  const { process, taken } = here;
-  const variables = process?.env === undefined ? ["cannot be read"] : taken.variables;
-  const facts: [string, readonly string[]][] = [
-    ["program", process?.program === undefined ? [] : [process.program]],
-    ["started by", process?.startedBy === undefined ? [] : [process.startedBy]],
-    ["flags", taken.flags],
-    ["environment", process === undefined ? [] : variables],
-    ["leases", isPlan ? [planned.store] : []],
-    ["network", isPlan ? [planned.network.trim().replaceAll(/\s+/g, " ")] : []],
-    ["subnet.env", here.subnetEnv],
-    ["devices", here.devices],
-    ["CNI", here.conflists],
-  ];
-  const settings = settingsToml(effective);
-  return [
-    process === undefined
-      ? "# No flanneld runs here: what follows is what one has left"
-      : `# flanneld runs here, pid ${process.pid}`,
-    ...facts.flatMap(([name, values]) =>
-      values.map((value, at) => `#   ${at === 0 ? name : ""}`.padEnd(16) + value),
-    ),
-    "",
-    "# config.toml that does the same, but for defaults",
-    ...(settings.length === 0 ? ["# (the defaults do)"] : settings),
-    "",
-    "# A start of flannel-lite with it",
-    ...(isPlan ? planLines(planned) : [`# cannot be planned: ${planned.trouble}`]),
-    "",
-    "# flannel-lite install cni",
-    ...(files.length === 0 ? ["# changes nothing"] : files.map(fileText)),
-    ...(lost.length === 0 ? [] : ["", "# Not taken over", ...lost.map((text) => `# ${printable(text)}`)]),
-  ];
-}
-
-/** Names and texts that others chose must not steer a terminal. */
-function printable(text: string): string {
-  return text.replaceAll(/\p{Cc}/gu, "?");
-}
-
-function fileText({ op, path, was }: CniChange): string {
-  return `${op} file ${path}${was === "foreign" ? "  # not written by us: takes -force" : ""}`;
 }

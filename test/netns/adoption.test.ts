@@ -426,6 +426,18 @@ describe.skipIf(refused !== undefined)("adoption", () => {
     expect(cut.output).toContain("ip_masq = true");
     await live.end();
     expect((await plan()).output).toContain("# No flanneld runs here");
+    const odd = net.lab.start(own.host.namespace, [program, "1000"], {
+      FLANNELD_SUBNET_FILE: subnetFile,
+      FLANNELD_ETCD_CERTFILE: "/etc/etcd/client.pem",
+    });
+    await Bun.sleep(200);
+    const refused = await plan();
+    expect(refused.code).toBe(1);
+    expect(refused.output).toContain("# cannot be planned: a mistake in the configuration");
+    expect(refused.output).toContain("(flanneld's env FLANNELD_ETCD_CERTFILE) is set but");
+    expect(refused.output).toContain(`# flanneld runs here, pid ${odd.pid}`);
+    expect(refused.output.split("\n").filter((line) => !/^([#+~-] |#?$)/.test(line))).toEqual([]);
+    await odd.end();
     expect(await picture(pair)).toEqual(before);
   }, 60_000);
 

@@ -15,7 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { errorText, FlannelError } from "../../../src/base/error.ts";
-import { installCni, parseInstallCni } from "../../../src/command/install-cni.ts";
+import { installCni, parseInstallCni, previewInstallCni } from "../../../src/command/install-cni.ts";
 import { shippedConflist } from "../../../src/host/cni-conflist.ts";
 
 const programText = `\x7fELF ${"x".repeat(5_000_000)} flannel-lite install cni: this program is the plugin (5f1c2b9e7d)`;
@@ -67,6 +67,28 @@ describe("install cni", () => {
     expect(run("-remove")).toEqual([`removed ${list}`, `removed ${plugin}`]);
     expect(tree()).toEqual([]);
     expect(run("-remove")).toEqual(["nothing of ours is here"]);
+  });
+
+  test("the preview names what a forced run then writes, whose it is, and writes nothing itself", () => {
+    const preview = () => {
+      const request = parseInstallCni(["-root", root, "-program", program]);
+      if (request === "help") throw new Error("no help was asked for");
+      return previewInstallCni(request).map(({ op, path, was }) => `${op} ${path} ${was}`);
+    };
+    expect(preview()).toEqual([`+ ${plugin} absent`, `+ ${list} absent`]);
+    expect(tree()).toEqual([]);
+    run();
+    expect(preview()).toEqual([]);
+    writeFileSync(program, `${programText} newer`);
+    expect(preview()).toEqual([`~ ${plugin} own`]);
+    writeFileSync(plugin, "flannel's");
+    writeFileSync(list, JSON.stringify({ ...shippedConflist, name: "theirs" }));
+    expect(preview()).toEqual([`~ ${plugin} foreign`, `~ ${list} foreign`]);
+    run("-force");
+    expect(preview()).toEqual([]);
+    // A list that says the same is left as it is.
+    writeFileSync(list, JSON.stringify(shippedConflist));
+    expect(preview()).toEqual([]);
   });
 
   test("a release replaces what another one wrote, also while it runs", () => {
