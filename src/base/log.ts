@@ -3,6 +3,10 @@ import { writeSync } from "node:fs";
 export const logLevels = ["error", "warn", "info", "debug"] as const;
 export type LogLevel = (typeof logLevels)[number];
 
+/** `klog`: as flanneld writes, for what reads its lines. */
+export const logFormats = ["text", "json", "klog"] as const;
+export type LogFormat = (typeof logFormats)[number];
+
 export type LogFields = Readonly<Record<string, unknown>>;
 
 /** Tells changes, never packets: a fixed message, then fields with fixed names. */
@@ -15,7 +19,7 @@ export interface Log {
 
 export interface LogOptions {
   readonly level: LogLevel;
-  readonly format: "text" | "json";
+  readonly format: LogFormat;
   /** Takes one line, newline included; standard error by default. */
   readonly write?: (line: string) => void;
   readonly now?: () => Date;
@@ -37,8 +41,7 @@ export function openLog({
     (lineLevel: LogLevel) =>
     (message: string, fields: LogFields = {}) => {
       if (logLevels.indexOf(lineLevel) > logLevels.indexOf(going.level)) return;
-      const render = going.format === "json" ? jsonLine : textLine;
-      write(render(now(), lineLevel, message, fields));
+      write(lineOf[going.format](now(), lineLevel, message, fields));
     };
   return {
     error: at("error"),
@@ -57,11 +60,33 @@ function jsonLine(time: Date, level: LogLevel, message: string, fields: LogField
 }
 
 function textLine(time: Date, level: LogLevel, message: string, fields: LogFields): string {
-  const rendered = Object.entries(fields)
-    .filter(([, value]) => value !== undefined)
-    .map(([key, value]) => ` ${key}=${fieldText(value)}`);
-  return `${time.toISOString()} ${level.toUpperCase().padEnd(5)} ${message}${rendered.join("")}\n`;
+  return `${time.toISOString()} ${level.toUpperCase().padEnd(5)} ${message}${fieldsText(fields)}\n`;
 }
+
+/**
+ * `I0629 14:28:35.866793    5522 flannel-lite:1] message`: severity, local time, pid, and, as we name no lines,
+ * the program in the place of file and line (k8s.io/klog/v2, formatHeader).
+ */
+function klogLine(time: Date, level: LogLevel, message: string, fields: LogFields): string {
+  const two = (number: number) => String(number).padStart(2, "0");
+  const day = `${two(time.getMonth() + 1)}${two(time.getDate())}`;
+  const clock = [time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(":");
+  const fraction = `${String(time.getMilliseconds()).padStart(3, "0")}000`;
+  const pid = String(process.pid).padStart(7);
+  // klog has no severity below I.
+  const severity = level === "debug" ? "I" : level.charAt(0).toUpperCase();
+  return `${severity}${day} ${clock}.${fraction} ${pid} flannel-lite:1] ${message}${fieldsText(fields)}\n`;
+}
+
+function fieldsText(fields: LogFields): string {
+  return Object.entries(fields)
+    .filter(([, value]) => value !== undefined)
+    .map(([key, value]) => ` ${key}=${fieldText(value)}`)
+    .join("");
+}
+
+type Line = (time: Date, level: LogLevel, message: string, fields: LogFields) => string;
+const lineOf: Readonly<Record<LogFormat, Line>> = { text: textLine, json: jsonLine, klog: klogLine };
 
 function fieldText(value: unknown): string {
   const text = typeof value === "object" && value !== null ? JSON.stringify(value) : String(value);

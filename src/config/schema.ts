@@ -1,4 +1,4 @@
-import { logLevels } from "../base/log.ts";
+import { logFormats, logLevels } from "../base/log.ts";
 import * as kind from "./kind.ts";
 import { networkDocument } from "./network-document.ts";
 import {
@@ -361,8 +361,8 @@ const root = table("", {
       },
       live: "log",
     }),
-    format: option(kind.choice(["text", "json"]), {
-      doc: "How a line is written.",
+    format: option(kind.choice(logFormats), {
+      doc: "How a line is written; klog: as flanneld does, for what reads its lines.",
       fallback: "text",
       live: "log",
     }),

@@ -175,7 +175,7 @@ const samples: Record<string, readonly [text: string, value: unknown, also?: rea
   "host-state-dir": ["/d", "/d"],
   "log-level": ["warn", "warn"],
   v: ["2", "debug"],
-  "log-format": ["json", "json"],
+  "log-format": ["klog", "klog"],
 };
 const spellings = settings.flatMap((setting) => setting.flags.map(({ name }) => ({ name, setting })));
 
