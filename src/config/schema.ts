@@ -239,6 +239,7 @@ const root = table("", {
     latency: option(kind.choice(["auto", "latency", "throughput"]), {
       doc: "What the userspace engine is to be good at; latency: one thread, which looks for packets for up to 60 µs before it sleeps, throughput: two threads, auto: the one at low load, the other under load.",
       fallback: "auto",
+      live: "plan",
     }),
     strict: option(kind.choice(["overlay", "full", "off"]), {
       doc: "Sender check of the userspace engine; overlay: inner sources inside the overlay must be the sender's, full: and none may lie outside, off: none.",

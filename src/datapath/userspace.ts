@@ -48,6 +48,15 @@ export function openUserspaceEngines(
   };
   const engines = new Map<string, OpenEngine>();
   let surrendered = false;
+  const retune = ({ engine, tunnel: { latency: before } }: OpenEngine, { device, latency }: TunnelItem) => {
+    if (latency === before) return;
+    try {
+      engine.setLatency?.(latency);
+    } catch (error) {
+      drop(device); // the next pass opens it anew
+      throw error;
+    }
+  };
   const drop = (device: string) => {
     engines.get(device)?.engine.close();
     engines.delete(device);
@@ -69,7 +78,7 @@ export function openUserspaceEngines(
     async open(tunnel) {
       if (surrendered) return;
       const present = engines.get(tunnel.device);
-      if (present !== undefined && !mustReopen(present.tunnel, tunnel)) return;
+      if (present !== undefined && !mustReopen(present.tunnel, tunnel)) return retune(present, tunnel);
       close(tunnel.device);
       const { device, port, local, mtuBytes, latency, encapsulation } = tunnel;
       const options = { device, port, local: `${local}`, mtuBytes, latency, encapsulation };
@@ -181,14 +190,13 @@ function tableOf(tunnel: TunnelItem, forwards: readonly ForwardItem[]): Forwardi
   return { encapsulation: "vxlan", vni, vtepMac, ...common };
 }
 
-/** Which engine it is, encapsulation, port, source address, MTU and use of threads are fixed when it opens; the rest is in its table. */
+/** Which engine it is, encapsulation, port, source address and MTU are fixed when it opens; the rest may change. */
 function mustReopen(held: TunnelItem, wanted: TunnelItem): boolean {
   return (
     held.engine !== wanted.engine ||
     held.encapsulation !== wanted.encapsulation ||
     held.port !== wanted.port ||
     held.mtuBytes !== wanted.mtuBytes ||
-    held.latency !== wanted.latency ||
     !held.local.equals(wanted.local)
   );
 }

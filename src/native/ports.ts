@@ -1,4 +1,5 @@
 import type { FlannelError } from "../base/error.ts";
+import type { Latency } from "../plan/plan.ts";
 
 /**
  * What TypeScript needs from the machine, as the addon offers it: `Kernel` over rtnetlink, `Engine` the
@@ -395,7 +396,7 @@ export interface EngineOptions {
    * What it is to be good at. `latency`: one thread, which looks for packets for up to 60 µs before it sleeps while
    * that pays; `throughput`: two threads; `auto`, the default: the one at low load, the other under load.
    */
-  readonly latency?: "auto" | "latency" | "throughput";
+  readonly latency?: Latency;
   /**
    * How packets are carried, in every table too; `vxlan` where it is not said. `udp` has one socket on `local`, from
    * whose port its datagrams leave, `ipip` a raw one; `vxlan` receives on the wildcard address and sends from several ports.
@@ -419,6 +420,11 @@ export interface Engine {
   pause?(): NamedDescriptor[];
   /** Goes on after `pause`. */
   resume?(): void;
+  /**
+   * Goes on with threads of another use; packets meanwhile wait in the kernel. Absent where there is nothing to choose.
+   * An error (EAGAIN, EMFILE) leaves it without threads: close it.
+   */
+  setLatency?(latency: Latency): void;
   /** Stops and joins the threads and closes the descriptors; the device stays. May be called twice. */
   close(): void;
 }

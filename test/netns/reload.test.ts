@@ -3,6 +3,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { inside } from "../../src/demo/lab.ts";
 import { tryProgram } from "../../src/demo/process.ts";
 import type { ReloadReport } from "../../src/reload.ts";
+import { trafficThrough } from "../support/live-traffic.ts";
 import {
   type Daemon,
   openTestOverlay,
@@ -37,7 +38,7 @@ describe.skipIf(refused !== undefined)("reload", () => {
     daemon = net.startDaemon(first, {
       engine: "userspace",
       host: "ip_forward = false\nip_masq = false",
-      datapath: 'strict = "overlay"\non_stop = "keep"',
+      datapath: 'latency = "auto"\nstrict = "overlay"\non_stop = "keep"',
       store: "lease_ttl = 1440",
       uplink: "interface = []",
       more: 'format = "text"\n[health]\nport = 8081\n[metrics]\nport = 0',
@@ -152,6 +153,32 @@ describe.skipIf(refused !== undefined)("reload", () => {
     expect((await onHost(...path)).trim()).toBe("0");
     expect(await reload("ip_forward = false", "ip_forward = true")).toEqual(applied("host.ip_forward"));
     expect((await onHost(...path)).trim()).toBe("1");
+  });
+
+  test("threads: the engine goes on with others, and not one packet is lost", async () => {
+    const threads = async () =>
+      [...new Set((await onHost("sh", "-c", `cat /proc/${pid}/task/*/comm`)).match(/^fl-\w+$/gm))].sort();
+    expect(await threads()).toEqual(["fl-inbound", "fl-outbound"]);
+    const ends = await Promise.all(
+      [daemon, peer].map(async (one) => ({ host: one.host, address: vtepAddress(await one.report()) })),
+    );
+    const [own, other] = ends;
+    if (own === undefined || other === undefined) throw new Error("two ends");
+    const { flow, lostPings } = await trafficThrough(
+      net.lab,
+      [own, other],
+      async () => {
+        expect(await reload('latency = "auto"', 'latency = "latency"')).toEqual(applied("datapath.latency"));
+        expect(await threads()).toEqual(["fl-packets"]);
+        expect(await reload('latency = "latency"', 'latency = "throughput"')).toEqual(
+          applied("datapath.latency"),
+        );
+        expect(await threads()).toEqual(["fl-inbound", "fl-outbound"]);
+      },
+      3_000,
+    );
+    expect([flow.intact, lostPings]).toEqual([true, 0]);
+    expect((await daemon.report()).engines[0]?.stats.failure).toBeUndefined();
   });
 
   test("senders: who may send is another from the next packet on", async () => {

@@ -164,6 +164,13 @@ impl Engine {
         self.inner.resume().map_err(reason)
     }
 
+    /// Goes on with threads of another use, with nothing lost.
+    #[napi(ts_args_type = "latency: 'auto' | 'latency' | 'throughput'")]
+    pub fn set_latency(&self, latency: String) -> Result<()> {
+        let latency = crate::value::latency(Some(&latency))?;
+        self.inner.set_latency(latency).map_err(reason)
+    }
+
     /// Replaces the whole forwarding table between two batches.
     #[napi]
     pub fn set_table(&self, table: ForwardingTable) -> Result<()> {

@@ -5,7 +5,7 @@ import type { Engine, ForwardingTable } from "../../../src/native/ports.ts";
 import { parseIpAddress } from "../../../src/net/address.ts";
 import { parseMac } from "../../../src/net/mac.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
-import type { ForwardItem, TunnelItem } from "../../../src/plan/plan.ts";
+import type { ForwardItem, Latency, TunnelItem } from "../../../src/plan/plan.ts";
 
 const tunnel: TunnelItem = {
   encapsulation: "vxlan",
@@ -29,13 +29,18 @@ const forward: ForwardItem = {
 };
 
 /** An addon that writes down what is opened and closed. */
-function fakeAddon() {
+function fakeAddon(failing?: Latency) {
   const log: string[] = [];
   const tables: ForwardingTable[] = [];
   const addon: EngineAddon = {
     openEngine({ port, mtuBytes, latency }) {
       log.push(`open engine ${port} ${mtuBytes} ${latency}`);
-      const engine: Pick<Engine, "setTable" | "close"> = {
+      const engine: Pick<Engine, "setTable" | "setLatency" | "close"> = {
+        setLatency(latency) {
+          log.push(`latency ${latency}`);
+          if (latency === failing)
+            throw new FlannelError("native/eagain", "start engine", { errno: "EAGAIN" });
+        },
         setTable: (table) => void tables.push(table),
         close: () => void log.push("close engine"),
       };
@@ -70,7 +75,26 @@ test("userspace engines: what an engine can change live does not open it anew", 
   expect(tables.map(({ strict }) => strict)).toEqual(["overlay", "full"]);
 });
 
-test("userspace engines: another engine, MTU or use of threads closes the old one before the new one opens", async () => {
+test("userspace engines: another use of threads is the open engine's; where it fails, the next pass opens it anew", async () => {
+  const { addon, log } = fakeAddon("throughput");
+  using engines = openUserspaceEngines(addon);
+  const pass = async (latency: Latency) => {
+    await engines.open({ ...tunnel, latency });
+    engines.setTables([{ ...tunnel, latency }], [forward]);
+    return engines.held.tunnels.map((held) => held.latency);
+  };
+  expect(await pass("auto")).toEqual(["auto"]);
+  expect(await pass("latency")).toEqual(["latency"]);
+  expect(await pass("latency")).toEqual(["latency"]);
+  await expect(pass("throughput")).rejects.toMatchObject({ code: "native/eagain" });
+  expect(await pass("throughput")).toEqual(["throughput"]);
+  expect(log).toEqual([
+    ...["open engine 18472 1450 auto", "latency latency", "latency throughput", "close engine"],
+    "open engine 18472 1450 throughput",
+  ]);
+});
+
+test("userspace engines: another engine or MTU closes the old one before the new one opens", async () => {
   const { addon, log } = fakeAddon();
   {
     using engines = openUserspaceEngines(addon);
@@ -81,7 +105,6 @@ test("userspace engines: another engine, MTU or use of threads closes the old on
     expect(engines.held.tunnels.map(({ engine, mtuBytes }) => [engine, mtuBytes])).toEqual([
       ["userspace", 1400],
     ]);
-    await engines.open({ ...tunnel, mtuBytes: 1400, latency: "latency" });
   }
   expect(log).toEqual([
     "open engine 18472 1450 auto",
@@ -89,8 +112,6 @@ test("userspace engines: another engine, MTU or use of threads closes the old on
     "open tun flannel.1",
     "close tun",
     "open engine 18472 1400 auto",
-    "close engine",
-    "open engine 18472 1400 latency",
     "close engine",
   ]);
 });

@@ -80,7 +80,7 @@ pub struct EngineStats {
 #[derive(Debug)]
 pub struct Engine {
     device: String,
-    latency: Latency,
+    latency: Mutex<Latency>,
     shared: Arc<Shared>,
     stop: Arc<Stop>,
     ports: Mutex<Ports>,
@@ -154,7 +154,7 @@ impl Engine {
         kernel_drops.look(queue_drops(device), udp.receive_drops().ok());
         Ok(Self {
             device: device.clone(),
-            latency: *latency,
+            latency: Mutex::new(*latency),
             shared: Arc::new(shared),
             stop,
             threads: Mutex::default(),
@@ -175,7 +175,8 @@ impl Engine {
         };
         let (tun, udp) = (Arc::clone(tun), Arc::clone(udp));
         self.stop.reset();
-        let started = match self.latency {
+        let latency = *self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = match latency {
             Latency::Auto => self.spawn_auto(&tun, &udp),
             Latency::Latency => self.spawn_one(&tun, &udp),
             Latency::Throughput => self.spawn_two(&tun, &udp),
@@ -212,6 +213,21 @@ impl Engine {
         };
         drop(ports);
         self.start()
+    }
+
+    /// Goes on with threads of another use; what comes meanwhile waits in the kernel. Before the first table, while
+    /// paused and after `close` it counts from the next start on.
+    pub fn set_latency(&self, latency: Latency) -> Result<(), Error> {
+        *self.latency.lock().unwrap_or_else(PoisonError::into_inner) = latency;
+        let is_served = matches!(
+            *self.ports.lock().unwrap_or_else(PoisonError::into_inner),
+            Ports::Served(..)
+        );
+        if !is_served {
+            return Ok(());
+        }
+        self.pause();
+        self.resume()
     }
 
     /// Numbers of the open descriptors, with the names by which a later process takes them from `Descriptors`.
@@ -439,7 +455,7 @@ mod tests {
     fn idle() -> Engine {
         Engine {
             device: "fl-never".to_owned(),
-            latency: Latency::Auto,
+            latency: Mutex::new(Latency::Auto),
             ports: Mutex::new(Ports::Closed),
             shared: Arc::new(Shared::new(1_450, true)),
             stop: Arc::new(Stop::new().unwrap()),
@@ -529,6 +545,14 @@ mod tests {
         );
         engine.shared.give_up_udp_gso();
         assert!(!on("udpGso"));
+    }
+
+    #[test]
+    fn another_latency_starts_nothing_by_itself_and_counts_from_the_next_start_on() {
+        let engine = idle();
+        engine.set_latency(Latency::Throughput).unwrap();
+        assert!(engine.threads.lock().unwrap().is_empty());
+        assert_eq!(*engine.latency.lock().unwrap(), Latency::Throughput);
     }
 
     #[test]
