@@ -74,7 +74,11 @@ export async function openReach(context: ReachContext): Promise<ReachWatch> {
     stop.addEventListener("abort", close);
     try {
       await refresh(); // what changed between the first reading and the monitor
-      while (!stop.aborted && (await monitor.nextEvents()) !== null) {
+      while (!stop.aborted) {
+        const events = await monitor.nextEvents();
+        if (events === null) break;
+        // What we made ourselves says nothing of who is near, and may be thousands of routes.
+        if (events.changes.length === 0 && !events.unnamed && !events.overrun) continue;
         await clock.sleep(foldMs, stop);
         if (!stop.aborted) await refresh();
       }

@@ -33,7 +33,7 @@ export function diffPlans(held: Plan, wanted: Plan): Step[] {
   for (const [key, item] of wantedByKey) {
     const before = kept.get(key);
     if (before === undefined) additions.push({ op: "add", item });
-    else if (itemText(before) !== itemText(item)) additions.push({ op: "change", item });
+    else if (!isSame(before, item)) additions.push({ op: "change", item });
   }
   return [...removals.reverse(), ...additions];
 }
@@ -60,6 +60,23 @@ export function itemKey(item: PlanItem): string {
     case "extension":
       return `extension ${item.value.key}`;
   }
+}
+
+/** Whether two items of one key say the same. Those of which there are thousands are compared without their texts. */
+function isSame(held: PlanItem, wanted: PlanItem): boolean {
+  if (held.type === "neighbour" && wanted.type === "neighbour") return held.value.mac === wanted.value.mac;
+  if (held.type === "fdb" && wanted.type === "fdb") return held.value.via.equals(wanted.value.via);
+  if (held.type === "forward" && wanted.type === "forward")
+    return held.value.mac === wanted.value.mac && held.value.via.equals(wanted.value.via);
+  if (held.type === "route" && wanted.type === "route") {
+    const [a, b] = [held.value, wanted.value];
+    return (
+      a.device === b.device &&
+      a.onLink === b.onLink &&
+      (a.via === undefined ? b.via === undefined : a.via.equals(b.via))
+    );
+  }
+  return itemText(held) === itemText(wanted);
 }
 
 /** Whether the kernel cannot turn one link into the other; MTU and MAC it can change in place. */

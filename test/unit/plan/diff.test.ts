@@ -2,6 +2,8 @@ import { expect, test } from "bun:test";
 import { setUpVxlan } from "../../../src/backend/vxlan.ts";
 import type { EngineName } from "../../../src/backend/backend.ts";
 import type { Lease } from "../../../src/lease/lease.ts";
+import { parseIpAddress } from "../../../src/net/address.ts";
+import { parseMac } from "../../../src/net/mac.ts";
 import { parsePrefix } from "../../../src/net/prefix.ts";
 import { diffPlans, itemKey } from "../../../src/plan/diff.ts";
 import { emptyPlan, itemDevice, type Plan, planItems, type Step } from "../../../src/plan/plan.ts";
@@ -103,6 +105,36 @@ test("diff: between any two plans the steps lead from one to the other", () => {
   for (const held of plans) {
     for (const wanted of plans) {
       expect(applySteps(held, diffPlans(held, wanted))).toEqual(planItems(wanted).map(itemText).sort());
+    }
+  }
+});
+
+test("diff: whatever an item's text shows beside its key is a change, and nothing else is", () => {
+  const device = "flannel.1";
+  const [one, other] = [parseIpAddress("192.0.2.1"), parseIpAddress("192.0.2.2")];
+  const [macA, macB] = [parseMac("02:00:00:00:00:0a"), parseMac("02:00:00:00:00:0b")];
+  const to = parsePrefix("10.5.2.0/24");
+  const variants: Partial<Plan>[] = [
+    ...[macA, macB].map((mac) => ({ neighbours: [{ device, ip: one, mac }] })),
+    ...[one, other].map((via) => ({ fdb: [{ device, mac: macA, via }] })),
+    ...[one, other].flatMap((via) =>
+      [macA, macB, undefined].map((mac) => ({
+        forwards: [{ device, to, via, ...(mac === undefined ? {} : { mac }) }],
+      })),
+    ),
+    ...[one, other, undefined].flatMap((via) =>
+      [device, "eth0"].flatMap((name) =>
+        [true, false].map((onLink) => ({ routes: [{ to, via, device: name, onLink }] })),
+      ),
+    ),
+  ];
+  const plans = variants.map((part): Plan => ({ ...emptyPlan, ...part }));
+  const keyOf = (plan: Plan) => planItems(plan).map(itemKey).join();
+  const textOf = (plan: Plan) => planItems(plan).map(itemText).join();
+  for (const held of plans) {
+    for (const wanted of plans.filter((plan) => keyOf(plan) === keyOf(held))) {
+      const ops = diffPlans(held, wanted).map(({ op }) => op);
+      expect(ops).toEqual(textOf(held) === textOf(wanted) ? [] : ["change"]);
     }
   }
 });
