@@ -56,7 +56,7 @@ export function openLog({
 export const silentLog: Log = { error() {}, warn() {}, info() {}, debug() {} };
 
 function jsonLine(time: Date, level: LogLevel, message: string, fields: LogFields): string {
-  return `${JSON.stringify({ time: time.toISOString(), level, message, ...fields })}\n`;
+  return `${harmlessJson({ time: time.toISOString(), level, message, ...fields })}\n`;
 }
 
 function textLine(time: Date, level: LogLevel, message: string, fields: LogFields): string {
@@ -91,7 +91,16 @@ const lineOf: Readonly<Record<LogFormat, Line>> = { text: textLine, json: jsonLi
 function fieldText(value: unknown): string {
   const text = typeof value === "object" && value !== null ? JSON.stringify(value) : String(value);
   // Whatever came from outside stays on its line and inside its field.
-  return /^[\w.:/@%+,&-]+$/.test(text) ? text : JSON.stringify(text);
+  return /^[\w.:/@%+,&-]+$/.test(text) ? text : harmlessJson(text);
+}
+
+/** JSON in which also those characters are escaped that it allows and that steer a terminal, or the eye. */
+function harmlessJson(value: unknown): string {
+  const escaped = (char: string) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return JSON.stringify(value).replace(
+    /[\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
+    escaped,
+  );
 }
 
 function writeStderr(line: string): void {

@@ -12,6 +12,17 @@ function linesOf(format: LogFormat, level: LogLevel = "debug"): string[] {
   return lines;
 }
 
+/** What is written of one message whose field comes from outside. */
+function lineOf(format: LogFormat, value: unknown): string {
+  let written = "";
+  const now = () => new Date(0);
+  openLog({ level: "info", format, now, write: (line) => (written += line) }).warn("told", { value });
+  return written;
+}
+
+/** A newline, escapes of seven and eight bits, what turns the direction of writing, half a character. */
+const hostile = 'a\nb\u001b[31m\u009b2J\u202e\u2066"\u007f\ud800';
+
 describe("log", () => {
   test("text: time, level, message, and fields that stay on their line", () => {
     const rest = 'lease acquired subnet=10.5.1.0-24 why="a\\nb"\n';
@@ -56,5 +67,24 @@ describe("log", () => {
     log.adjust({ level: "info", format });
     log.info("lease acquired", { subnet: "10.5.1.0-24", why: "a\nb" });
     expect(lines).toEqual(linesOf(format).slice(2, 3));
+  });
+
+  test("what comes from outside stays on its line and inside its field, and steers no terminal", () => {
+    const escaped = '"a\\nb\\u001b[31m\\u009b2J\\u202e\\u2066\\"\\u007f\\ud800"';
+    expect(lineOf("text", hostile)).toBe(`1970-01-01T00:00:00.000Z WARN  told value=${escaped}\n`);
+    expect(lineOf("text", [hostile])).toMatch(/^\P{C}+\n$/u);
+    for (const value of [hostile, { deep: [hostile] }]) {
+      const line = lineOf("json", value);
+      expect(line).toMatch(/^\P{C}+\n$/u);
+      expect(JSON.parse(line)).toEqual({
+        ...{ time: "1970-01-01T00:00:00.000Z", level: "warn", message: "told" },
+        value,
+      });
+    }
+  });
+
+  test("text of other scripts is left readable", () => {
+    expect(lineOf("text", "Zürich 東京")).toEndWith(' value="Zürich 東京"\n');
+    expect(lineOf("text", "10.5.0.0/16")).toEndWith(" value=10.5.0.0/16\n");
   });
 });
