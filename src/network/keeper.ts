@@ -61,9 +61,14 @@ export async function openKeeper(context: KeeperContext, stop: AbortSignal): Pro
   return first === undefined ? undefined : keep(context, { ...first, trouble: undefined });
 }
 
-/** Goes on with a lease remembered from an earlier run, which is still to be confirmed by the store. */
+/**
+ * Goes on with a lease remembered from an earlier run, which is still to be confirmed by the store. Publishes what a
+ * start publishes: where the store assigns subnets, our address may be another one by now.
+ */
 export function resumeKeeper(context: KeeperContext, lease: Lease): Keeper {
-  return keep(context, { lease, heldUntil: context.clock.now(), trouble: "not confirmed by the store yet" });
+  const wanted = context.request.attributes(lease);
+  const trouble = "not confirmed by the store yet";
+  return keep(context, { lease, heldUntil: context.clock.now(), trouble, wanted });
 }
 
 /** A lease, and until when it and what stands beside it must be renewed. */
@@ -72,13 +77,18 @@ interface Holding {
   readonly heldUntil: Date;
 }
 
-function keep(context: KeeperContext, first: Holding & { trouble: string | undefined }): Keeper {
+/** @param first `wanted`: what it is to publish, where that differs */
+function keep(
+  context: KeeperContext,
+  first: Holding & { trouble: string | undefined; wanted?: LeaseAttributes },
+): Keeper {
   const { store, request, log, clock } = context;
   const { node } = request;
   let { lease, heldUntil, trouble } = first;
   let confirmedAt = trouble === undefined ? clock.now() : undefined;
   let conflict: string | undefined;
-  let wanted: LeaseAttributes | undefined;
+  let wanted =
+    first.wanted === undefined || sameAttributes(first.wanted, lease.attributes) ? undefined : first.wanted;
   const brake = openBrake(clock);
   /** The store was seen to say something else than we do. */
   let woken = false;

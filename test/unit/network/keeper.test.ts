@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { FlannelError } from "../../../src/base/error.ts";
 import { parseNetworkConfig } from "../../../src/config/network.ts";
+import { parseIpAddress } from "../../../src/net/address.ts";
 import { type Lease, leaseKey } from "../../../src/lease/lease.ts";
 import { type Keeper, type KeeperContext, openKeeper, resumeKeeper } from "../../../src/network/keeper.ts";
 import type { AcquireRequest, AcquireResult, RenewRequest, RenewResult } from "../../../src/store/store.ts";
@@ -351,6 +352,25 @@ describe("keeper", () => {
       expect(calls).toEqual(["renew 10.5.1.0-24"]);
       expect(keeper.trouble).toBeUndefined();
     });
+  });
+
+  test("a remembered lease is renewed with what a start publishes, our address of today", async () => {
+    const { say, lease, context, running } = bench();
+    const today = { ...lease.attributes, publicIp: parseIpAddress("192.0.2.77") };
+    const published: (string | undefined)[] = [];
+    const { renew } = say;
+    say.renew = (request) => {
+      published.push(request.attributes?.publicIp?.toString());
+      return renew(request);
+    };
+    for (const attributes of [today, lease.attributes]) {
+      const asked = { ...context, request: { ...context.request, attributes: () => attributes } };
+      const keeper = resumeKeeper(asked, lease);
+      await running(keeper, async () => {
+        expect(keeper.lease.attributes).toEqual(attributes);
+      });
+    }
+    expect(published).toEqual(["192.0.2.77", undefined]);
   });
 
   test("at the start an address that another node has ends it; a store that is away is waited for", async () => {
