@@ -221,11 +221,18 @@ describe("flanneld, leases in nodes", () => {
     const cluster = await openCluster();
     const { net, kube, first, second, netConfig } = cluster;
     await startTheirs(cluster, second);
+    // Its node has flanneld's pod from this, as kube-flannel's manifest has it: it says no NODE_NAME.
+    await kube.call("POST", "/api/v1/namespaces", { metadata: { name: "kube-flannel" } });
+    const made = await kube.call("POST", "/api/v1/namespaces/kube-flannel/pods", {
+      metadata: { name: "kube-flannel-ds-x7" },
+      spec: { nodeName: "node-1", containers: [{ name: "kube-flannel", image: "flannel" }] },
+    });
+    expect([made.status, made.text]).toEqual([201, expect.any(String)]);
     // What kubelet mounts, in a mount namespace of its own, by links as kubelet makes them.
     const pod = join(net.lab.directory, "pod");
     mkdirSync(join(pod, "account"), { recursive: true });
     copyFileSync(netConfig, join(pod, "net-conf.json"));
-    const { user, cluster: server } = readKubeconfig(kube.kubeconfig("daemon"));
+    const { user, cluster: server } = readKubeconfig(kube.kubeconfig("flannel"));
     copyFileSync(server["certificate-authority"], join(pod, "account/ca.crt"));
     writeFileSync(join(pod, "account/token"), user.token);
     const mounts = [
@@ -238,7 +245,7 @@ describe("flanneld, leases in nodes", () => {
       wrap: ["unshare", "-m", "sh", "-c", mounts.join(" && "), pod],
       args: ["--kube-subnet-mgr", "--net-config-path=/run/net-conf.json", "--ip-masq"],
       env: {
-        ...{ NODE_NAME: "node-1", KUBERNETES_SERVICE_HOST: switchAddress, KUBERNETES_SERVICE_PORT: "6443" },
+        ...{ KUBERNETES_SERVICE_HOST: switchAddress, KUBERNETES_SERVICE_PORT: "6443" },
         ...{ POD_NAME: "kube-flannel-ds-x7", POD_NAMESPACE: "kube-flannel", EVENT_QUEUE_DEPTH: "5000" },
       },
     });
@@ -259,6 +266,7 @@ describe("flanneld, leases in nodes", () => {
       `+ file ${pod}/flannel`,
       "# EVENT_QUEUE_DEPTH has no effect",
       "# the service account of flanneld's pod: a flannel-lite outside of a pod takes kubernetes.kubeconfig",
+      "# the node's name, which flanneld has by POD_NAME: a flannel-lite outside of a pod takes kubernetes.node_name",
     ])
       expect(lines).toContain(line);
     expect(output).not.toContain(user.token);

@@ -16,6 +16,8 @@ const users = {
   annotator: "annotator-token",
   /** What deploy/kubernetes/flannel-lite.yml allows, and no more. */
   daemon: "daemon-token",
+  /** What kube-flannel's manifest allows: the same, and to read pods. */
+  flannel: "flannel-token",
   /** Look at nodes, and no more. */
   reader: "reader-token",
   /** Nothing. */
@@ -154,6 +156,10 @@ async function startAt(place: Place, flags: readonly string[] = []): Promise<Kub
   for (const [user, rules] of [
     ["annotator", shippedRules("hybrid-rbac.yml")],
     ["daemon", shippedRules("flannel-lite.yml")],
+    [
+      "flannel",
+      [...shippedRules("flannel-lite.yml"), { apiGroups: [""], resources: ["pods"], verbs: ["get"] }],
+    ],
     ["reader", [reading]],
   ] as const) {
     await must("POST", `${rbac}/clusterroles`, { metadata: { name: user }, rules });
@@ -202,8 +208,8 @@ export function shippedObjects(file: string): readonly KubeObject[] {
 }
 
 /** The rules of the one ClusterRole that a shipped manifest has. */
-function shippedRules(file: string): unknown {
+function shippedRules(file: string): readonly unknown[] {
   const [role, ...others] = shippedObjects(file).filter(({ kind }) => kind === "ClusterRole");
   if (role === undefined || others.length > 0) throw new Error(`${file} has not one ClusterRole`);
-  return role["rules"];
+  return role["rules"] as readonly unknown[];
 }
