@@ -22,7 +22,9 @@ export interface Fact {
 const network = "100.64.0.0/10";
 const putMsMax = 120_000;
 const packetMsMax = 20_000;
-const idleSeconds = 2;
+/** What a start leaves to do, such as saving the leases and freeing memory, is over by then. */
+const settleSeconds = 6;
+const idleSeconds = 5;
 
 /**
  * A daemon on a real store, for each number of leases: start to ready, memory, how long a new lease takes until the
@@ -89,6 +91,7 @@ subnet_file = "${subnetFile}"
   try {
     const report = await waitReady(daemon, { runDir, subnetFile, peers: leases }, stop);
     const readyMs = performance.now() - startedAt;
+    await systemClock.sleep(settleSeconds * 1000, stop).catch(() => undefined);
     const cpuBefore = processCpuSeconds(daemon.pid);
     await systemClock.sleep(idleSeconds * 1000, stop).catch(() => undefined);
     const idleCpu = (processCpuSeconds(daemon.pid) - cpuBefore) / idleSeconds;

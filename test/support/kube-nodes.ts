@@ -32,7 +32,7 @@ function annotationsOf(at: number): Record<string, string> {
 
 function imageOf(number: number): { names: string[]; sizeBytes: number } {
   const digest = new Bun.CryptoHasher("sha256").update(`${number}`).digest("hex");
-  const name = `registry.example/team-${number % 7}/service-${number % 97}`;
+  const name = `registry.eu-central-1.example.net/team-${number % 7}/service-${number % 97}`;
   return {
     names: [`${name}@sha256:${digest}`, `${name}:v1.${number % 40}.0`],
     sizeBytes: 100_000_000 + number,
