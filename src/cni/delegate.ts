@@ -1,5 +1,6 @@
 import { accessSync, constants, statSync } from "node:fs";
 import { join } from "node:path";
+import { type ForeignResult, runForeign } from "../base/foreign-program.ts";
 import { print } from "../base/print.ts";
 import { isIdentifier, type Environment } from "./call.ts";
 import { isJsonObject, type JsonObject } from "./config.ts";
@@ -21,9 +22,6 @@ const errorCharsMax = 1_000;
 /** Of a file's name. */
 const nameCharsMax = 255;
 
-/** How long the output of a plugin that has ended is waited for: a process it left may hold the pipe. */
-const drainMs = 1_000;
-
 export interface DelegateCall {
   readonly command: "ADD" | "DEL" | "GC" | "STATUS" | "VERSION";
   readonly config: JsonObject;
@@ -43,7 +41,8 @@ export async function callDelegate(call: DelegateCall): Promise<string> {
   const type = String(call.config["type"]);
   const program = findPlugin(type, call.path);
   const doing = `failed to delegate ${call.command.toLowerCase()}:`;
-  const { code, signal, output, errors, hitch } = await runPlugin(program, call);
+  const { code, signal = null, output = "", errors: all = "", hitch } = await runPlugin(program, call);
+  const errors = all.slice(-errorCharsMax);
   if (hitch !== undefined) throw new CniError(cniErrors.other, `${doing} ${type} ${hitch}`, errors);
   if (code === 0) return output;
   const ending = signal === null ? `ended with code ${code} and` : `was ended by ${signal} and gave`;
@@ -98,71 +97,45 @@ function isProgram(file: string): boolean {
   }
 }
 
-interface Ended {
-  readonly code: number | null;
-  /** What ended it, where that was a signal. */
-  readonly signal: string | number | null;
-  readonly output: string;
-  /** The end of it. */
-  readonly errors: string;
-  /** Why what it said does not count. */
-  readonly hitch?: string;
-}
-
+/** As {@link runForeign}; `hitch`: why what it said does not count. */
 async function runPlugin(
   program: string,
   { command, config, env, timeoutMs = delegateMsMax }: DelegateCall,
-): Promise<Ended> {
-  let child: Bun.Subprocess<Buffer, "pipe", "pipe">;
-  try {
-    child = Bun.spawn([program], {
-      env: { ...env, CNI_COMMAND: command },
-      stdin: Buffer.from(sortedJson(config)),
-      stdout: "pipe",
-      stderr: "pipe",
-      detached: true, // a group of its own: what it started can be ended with it
-    });
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    return { code: null, signal: null, output: "", errors: "", hitch: `cannot be run: ${why}` };
-  }
-  let hitch: string | undefined;
-  const end = (why: string) => {
-    hitch ??= why;
-    try {
-      process.kill(-child.pid, "SIGKILL");
-    } catch {
-      // All of it has ended.
-    }
-  };
-  const onSignal = () => end("was stopped, as this plugin was told to end");
+): Promise<Partial<ForeignResult> & { readonly hitch?: string }> {
+  const told = new AbortController();
+  const onSignal = () => told.abort();
   for (const signal of endingSignals) process.on(signal, onSignal);
-  const timer = setTimeout(() => end(`did not end within ${Math.ceil(timeoutMs)} ms`), timeoutMs);
-  let output = Buffer.alloc(0);
-  let errors = "";
-  const reading = Promise.all([
-    each(child.stdout, (chunk) => {
-      if (output.length <= outputBytesMax) output = Buffer.concat([output, chunk]);
-      if (output.length > outputBytesMax) end(`wrote more than ${outputBytesMax} bytes`);
-    }),
-    each(child.stderr, (chunk) => {
-      print(2, chunk);
-      errors = (errors + Buffer.from(chunk).toString()).slice(-errorCharsMax);
-    }),
-  ]);
-  const code = await child.exited;
-  clearTimeout(timer);
-  await Promise.race([reading, Bun.sleep(drainMs)]);
-  for (const signal of endingSignals) process.off(signal, onSignal);
-  const ended = { code, signal: child.signalCode, output: output.toString("utf8"), errors };
-  return { ...ended, ...(hitch !== undefined && { hitch }) };
+  try {
+    const ended = await runForeign({
+      command: [program],
+      env: { ...env, CNI_COMMAND: command },
+      input: Buffer.from(sortedJson(config)),
+      timeoutMs,
+      outputBytesMax,
+      stop: told.signal,
+      onErrors: (chunk) => print(2, chunk),
+    });
+    const { killedFor } = ended;
+    return killedFor === undefined ? ended : { ...ended, hitch: hitchText(killedFor, timeoutMs) };
+  } catch (error) {
+    return { hitch: `cannot be run: ${error instanceof Error ? error.message : String(error)}` };
+  } finally {
+    for (const signal of endingSignals) process.off(signal, onSignal);
+  }
+}
+
+function hitchText(killedFor: NonNullable<ForeignResult["killedFor"]>, timeoutMs: number): string {
+  switch (killedFor) {
+    case "time":
+      return `did not end within ${Math.ceil(timeoutMs)} ms`;
+    case "output":
+      return `wrote more than ${outputBytesMax} bytes`;
+    case "stop":
+      return "was stopped, as this plugin was told to end";
+  }
 }
 
 const endingSignals = ["SIGTERM", "SIGINT", "SIGHUP"] as const;
-
-async function each(stream: ReadableStream<Uint8Array>, take: (chunk: Uint8Array) => void): Promise<void> {
-  for await (const chunk of stream) take(chunk);
-}
 
 /** The error that a plugin printed; undefined where it is none. Runtimes read its code as an unsigned number. */
 function ownError(output: string): CniError | undefined {

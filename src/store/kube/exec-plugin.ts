@@ -1,5 +1,6 @@
 import { dirname, isAbsolute, join } from "node:path";
 import { FlannelError } from "../../base/error.ts";
+import { type ForeignResult, runForeign } from "../../base/foreign-program.ts";
 import { asGoObject, parseGoObject } from "../../base/go-json.ts";
 import type { ExecPlugin } from "./kubeconfig.ts";
 
@@ -23,9 +24,6 @@ export interface ExecContext {
   /** The plugin's environment, beside what the kubeconfig says. */
   readonly env: Readonly<Record<string, string | undefined>>;
 }
-
-/** How long the output of a plugin that has ended is waited for: a process it left may hold the pipe. */
-const drainMs = 1_000;
 
 /** Runs a plugin when its credentials are needed, and keeps them until their end. */
 export function openExecPlugin(plugin: ExecPlugin, context: ExecContext) {
@@ -70,50 +68,31 @@ async function runPlugin(
   const { command, args, apiVersion } = plugin;
   const program = command.includes("/") && !isAbsolute(command) ? join(dirname(path), command) : command;
   const info = { kind: "ExecCredential", apiVersion, spec: { interactive: false } };
-  let child: Bun.Subprocess<"ignore", "pipe", "pipe">;
+  const environment = {
+    PATH: env["PATH"],
+    HOME: env["HOME"],
+    ...plugin.env,
+    KUBERNETES_EXEC_INFO: JSON.stringify(info),
+  };
+  const limits = { timeoutMs: runMsMax, outputBytesMax, stop };
+  let ended: ForeignResult;
   try {
-    child = Bun.spawn([program, ...args], {
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "pipe",
-      env: {
-        PATH: env["PATH"],
-        HOME: env["HOME"],
-        ...plugin.env,
-        KUBERNETES_EXEC_INFO: JSON.stringify(info),
-      },
-      detached: true, // a group of its own: what it started can be ended with it
-    });
+    ended = await runForeign({ command: [program, ...args], env: environment, ...limits });
   } catch (cause) {
     throw failed(program, "it cannot be started", cause);
   }
-  let hitch: string | undefined;
-  const end = (why: string) => {
-    hitch ??= why;
-    try {
-      process.kill(-child.pid, "SIGKILL");
-    } catch {
-      // All of it has ended.
-    }
-  };
-  const onStop = () => end("nobody waits for it any more");
-  const timer = setTimeout(() => end(`it took over ${runMsMax} ms`), runMsMax);
-  stop.addEventListener("abort", onStop);
-  try {
-    const tooMuch = () => end("it wrote too much");
-    const output = collect(child.stdout, tooMuch);
-    const errors = collect(child.stderr, tooMuch);
-    const code = await child.exited;
-    await Promise.race([Promise.all([output.ended, errors.ended]), Bun.sleep(drainMs)]);
-    if (hitch !== undefined) throw failed(program, hitch);
-    if (child.signalCode !== null) throw failed(program, `it was ended by ${child.signalCode}`);
-    if (code !== 0) throw failed(program, `exit code ${code}: ${errors.text().trim().slice(-300)}`);
-    return parseCredentials(output.text(), apiVersion, program);
-  } finally {
-    clearTimeout(timer);
-    stop.removeEventListener("abort", onStop);
-  }
+  const { code, signal, output, errors, killedFor } = ended;
+  if (killedFor !== undefined) throw failed(program, hitches[killedFor]);
+  if (signal !== null) throw failed(program, `it was ended by ${signal}`);
+  if (code !== 0) throw failed(program, `exit code ${code}: ${errors.trim().slice(-300)}`);
+  return parseCredentials(output, apiVersion, program);
 }
+
+const hitches = {
+  time: `it took over ${runMsMax} ms`,
+  output: "it wrote too much",
+  stop: "nobody waits for it any more",
+} as const;
 
 function parseCredentials(output: string, apiVersion: string, program: string): PluginCredentials {
   let status: ReturnType<typeof asGoObject>;
@@ -137,20 +116,6 @@ function parseCredentials(output: string, apiVersion: string, program: string): 
   if (until !== undefined && Number.isNaN(until.getTime()))
     throw failed(program, "its expirationTimestamp is no time");
   return { token, certificate, key, until };
-}
-
-/** Reads a stream to its end; what comes beyond the bound is dropped. */
-function collect(stream: ReadableStream<Uint8Array>, onTooMuch: () => void) {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  const read = async () => {
-    for await (const chunk of stream) {
-      bytes += chunk.byteLength;
-      if (bytes > outputBytesMax) onTooMuch();
-      else chunks.push(chunk);
-    }
-  };
-  return { ended: read(), text: () => Buffer.concat(chunks).toString("utf8") };
 }
 
 /** @throws the signal's reason once it aborts */
