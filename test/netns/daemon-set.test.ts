@@ -1,13 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import {
-  chownSync,
-  copyFileSync,
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chownSync, copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { inside, type LabHost, switchAddress } from "../../src/demo/lab.ts";
 import type { Child } from "../../src/demo/process.ts";
@@ -15,7 +7,7 @@ import { readReport } from "../../src/status/admin-socket.ts";
 import type { StatusReport } from "../../src/status/report.ts";
 import { openCertificates } from "../support/certificates.ts";
 import { manifestsDirectory, parseManifest } from "../support/chart.ts";
-import { type Containers, imageArchive, openContainers } from "../support/container.ts";
+import { type Containers, imageRefused, openContainers } from "../support/container.ts";
 import { readGolden } from "../support/golden.ts";
 import type { SeenRequest } from "../support/kube-api.ts";
 import { type KubeProcess, startKubeProcess } from "../support/kube-process.ts";
@@ -33,11 +25,6 @@ import { seccompRefused } from "../support/seccomp.ts";
 const refused = overlayRefused() ?? imageRefused() ?? seccompRefused();
 if (refused !== undefined) console.warn(`SKIPPED test/netns/daemon-set.test.ts: ${refused}`);
 
-function imageRefused(): string | undefined {
-  if (!existsSync(imageArchive)) return `${imageArchive} is missing: run make image`;
-  return Bun.which("runc") === null ? "runc is not installed" : undefined;
-}
-
 const manifest = readFileSync(join(manifestsDirectory, "flannel-lite.yml"), "utf8");
 const token = "a-pods-token";
 
@@ -50,13 +37,11 @@ interface Node {
 }
 
 describe.skipIf(refused !== undefined)("DaemonSet", () => {
-  let directory = "";
   let containers: Containers;
   let net: TestOverlay | undefined;
 
   beforeAll(async () => {
-    directory = mkdtempSync("/tmp/fl-daemon-set-");
-    containers = await openContainers(directory);
+    containers = await openContainers();
   }, 60_000);
 
   afterEach(async () => {
@@ -66,7 +51,6 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
 
   afterAll(async () => {
     await containers?.[Symbol.asyncDispose]();
-    rmSync(directory, { recursive: true, force: true });
   });
 
   /** An API server that pods reach by their service account, as in a cluster. */
@@ -98,7 +82,7 @@ describe.skipIf(refused !== undefined)("DaemonSet", () => {
   const kubeletOf = (host: LabHost, ca: string, text: string, hasTun = true): Kubelet =>
     openKubelet({
       ...{ containers, host, nodeName: `node-${host.number}`, manifest: text, port: 6443, token, ca },
-      directory: join(directory, host.namespace),
+      directory: join(containers.directory, host.namespace),
       real: hasTun ? ["/dev/net"] : [],
     });
 

@@ -1,19 +1,11 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { inside, type LabHost } from "../../src/demo/lab.ts";
 import {
   type ContainerOptions,
   type Containers,
-  imageArchive,
+  imageRefused,
   openContainers,
 } from "../support/container.ts";
 import {
@@ -30,11 +22,6 @@ import {
 const refused = overlayRefused() ?? imageRefused();
 if (refused !== undefined) console.warn(`SKIPPED test/netns/image.test.ts: ${refused}`);
 
-function imageRefused(): string | undefined {
-  if (!existsSync(imageArchive)) return `${imageArchive} is missing: run make image`;
-  return Bun.which("runc") === null ? "runc is not installed" : undefined;
-}
-
 /** What is said of a /dev/net/tun that does not open. */
 const reasons = {
   absent: "it is not there (ENOENT)",
@@ -43,13 +30,11 @@ const reasons = {
 };
 
 describe.skipIf(refused !== undefined)("image", () => {
-  let directory = "";
   let containers: Containers;
   let net: TestOverlay | undefined;
 
   beforeAll(async () => {
-    directory = mkdtempSync("/tmp/fl-image-");
-    containers = await openContainers(directory);
+    containers = await openContainers();
   }, 60_000);
 
   afterEach(async () => {
@@ -59,7 +44,6 @@ describe.skipIf(refused !== undefined)("image", () => {
 
   afterAll(async () => {
     await containers?.[Symbol.asyncDispose]();
-    rmSync(directory, { recursive: true, force: true });
   });
 
   const overlay = async (hosts: number): Promise<TestOverlay> => {

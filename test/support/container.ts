@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { LabHost } from "../../src/demo/lab.ts";
 import { type Child, runProgram, start, tryProgram } from "../../src/demo/process.ts";
@@ -30,6 +30,8 @@ export interface ContainerOptions {
 
 /** Containers of one image, run by runc: their root file system read-only, without a Docker engine. */
 export interface Containers extends AsyncDisposable {
+  /** Where their files are; it vanishes with them. */
+  readonly directory: string;
   /** The image's configuration, as `docker inspect` shows it. */
   readonly config: ImageConfig;
   /** The manifest's annotations. */
@@ -49,9 +51,16 @@ export interface ImageConfig {
   };
 }
 
+/** Why no container can be run here; undefined when it can. */
+export function imageRefused(): string | undefined {
+  if (!existsSync(imageArchive)) return `${imageArchive} is missing: run make image`;
+  return Bun.which("runc") === null ? "runc is not installed" : undefined;
+}
+
 /** Unpacks the archive below `directory`, as a runtime does: from the index to the layers, lowest first. */
-export async function openContainers(directory: string): Promise<Containers> {
+export async function openContainers(): Promise<Containers> {
   await removeStale();
+  const directory = mkdtempSync("/tmp/fl-containers-");
   const layout = join(directory, "layout");
   const root = join(directory, "root");
   mkdirSync(layout, { recursive: true });
@@ -76,6 +85,7 @@ export async function openContainers(directory: string): Promise<Containers> {
     return [...visible, "runc", "--root", stateDir, "run", "--bundle", bundle, id];
   };
   return {
+    directory,
     config,
     annotations: manifest.annotations,
     commandOf,
@@ -83,6 +93,7 @@ export async function openContainers(directory: string): Promise<Containers> {
     run: (options) => tryProgram(commandOf(options)),
     async [Symbol.asyncDispose]() {
       for (const id of ids) await remove(id);
+      rmSync(directory, { recursive: true, force: true });
     },
   };
 }
