@@ -162,10 +162,11 @@ async function startAt(place: Place, flags: readonly string[] = []): Promise<Kub
     ],
     ["reader", [reading]],
   ] as const) {
-    await must("POST", `${rbac}/clusterroles`, { metadata: { name: user }, rules });
+    const name = `test-${user}`; // the shipped roles have names of their own
+    await must("POST", `${rbac}/clusterroles`, { metadata: { name }, rules });
     await must("POST", `${rbac}/clusterrolebindings`, {
-      metadata: { name: user },
-      roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: user },
+      metadata: { name },
+      roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name },
       subjects: [{ apiGroup: "rbac.authorization.k8s.io", kind: "User", name: user }],
     });
   }
