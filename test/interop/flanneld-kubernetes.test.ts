@@ -1,4 +1,4 @@
-import { afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type LabHost, switchAddress } from "../../src/demo/lab.ts";
@@ -6,16 +6,7 @@ import { runProgram, tryProgram } from "../../src/demo/process.ts";
 import type { NodeObject } from "../support/kube-api.ts";
 import { type KubeApiserver, startLabApiserver } from "../support/kube-apiserver.ts";
 import { trafficThrough } from "../support/live-traffic.ts";
-import {
-  binary,
-  type Daemon,
-  openTestOverlay,
-  overlayRefused,
-  pingSeries,
-  type TestOverlay,
-  transfer,
-  vtepAddress,
-} from "../support/overlay.ts";
+import { binary, type Daemon, overlayPerTest, pingSoon, transfer, vtepAddress } from "../support/overlay.ts";
 import { hasBridgeFilter, podBridge, startStock, type StockDaemon } from "../support/stock-daemon.ts";
 
 const engines = ["userspace", "kernel", "dgram"] as const;
@@ -25,19 +16,10 @@ const prefix = "flannel.alpha.coreos.com/";
 
 /** Two nodes with the rights of the shipped manifest; flanneld with -kube-subnet-mgr. */
 describe("flanneld, leases in nodes", () => {
-  let open: TestOverlay | undefined;
-  beforeAll(() => {
-    const refused = overlayRefused();
-    if (refused !== undefined) throw new Error(refused);
-  });
-  afterEach(async () => {
-    await open?.[Symbol.asyncDispose]();
-    open = undefined;
-  });
+  const openOverlay = overlayPerTest();
 
   const openCluster = async () => {
-    open = await openTestOverlay(2);
-    const net = open;
+    const net = await openOverlay(2);
     const [first, second] = net.lab.hosts;
     if (first === undefined || second === undefined) throw new Error("no hosts");
     const kube = await startLabApiserver(net);
@@ -95,16 +77,6 @@ describe("flanneld, leases in nodes", () => {
     return found && { ...found, lastHeartbeatTime: "", lastTransitionTime: "" };
   };
   const vtepOf = ({ number }: LabHost) => `10.244.${number}.0`;
-  const reachable = async (from: LabHost, own: string, target: string) => {
-    for (const deadline = Date.now() + 15_000; ;) {
-      try {
-        return await pingSeries(from, target, ["-I", own], 3);
-      } catch (error) {
-        if (Date.now() > deadline) throw error;
-        await Bun.sleep(100);
-      }
-    }
-  };
 
   test.each(engines)(
     "%s: one network with flanneld by its node, both ways; annotations and condition are flanneld's, field by field",
@@ -114,8 +86,8 @@ describe("flanneld, leases in nodes", () => {
       await startTheirs(cluster, first);
       const daemon = await startOurs(cluster, second, engine);
       expect(vtepAddress(await daemon.report())).toBe(vtepOf(second));
-      await reachable(second, vtepOf(second), vtepOf(first));
-      await reachable(first, vtepOf(first), vtepOf(second));
+      await pingSoon(second, vtepOf(second), vtepOf(first));
+      await pingSoon(first, vtepOf(first), vtepOf(second));
       const [here, there] = [first, second].map((host) => ({ host, address: vtepOf(host) }));
       if (here === undefined || there === undefined) throw new Error("two ends");
       expect((await transfer(net.lab, here, there, 500)).intact).toBe(true);
@@ -164,7 +136,7 @@ describe("flanneld, leases in nodes", () => {
         { host: first, address: await podBridge(first, "10.244.1.0/24") },
         { host: second, address: await podBridge(second, "10.244.2.0/24") },
       ] as const;
-      await reachable(first, ends[0].address, ends[1].address);
+      await pingSoon(first, ends[0].address, ends[1].address);
 
       const planned = await tryProgram([
         ...["ip", "netns", "exec", first.namespace, binary, "plan", "-from-flannel", "-json"],

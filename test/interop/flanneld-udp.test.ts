@@ -1,12 +1,10 @@
-import { afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import type { LabHost } from "../../src/demo/lab.ts";
 import {
-  openTestOverlay,
-  overlayRefused,
+  overlayPerTest,
   pingAnswered,
   pingSeries,
-  type TestOverlay,
+  pingSoon,
   transfer,
   vtepAddress,
 } from "../support/overlay.ts";
@@ -16,20 +14,11 @@ const registry = await stockRegistry();
 
 /** Takes a flanneld for amd64 that was built with cgo: others have no udp backend, and end with a line that says so. */
 describe(`flanneld's udp backend, etcd ${registry.api}`, () => {
-  let open: TestOverlay | undefined;
-  beforeAll(() => {
-    const refused = overlayRefused();
-    if (refused !== undefined) throw new Error(refused);
-  });
-  afterEach(async () => {
-    await open?.[Symbol.asyncDispose]();
-    open = undefined;
-  });
+  const openOverlay = overlayPerTest();
 
   /** Two hosts with a network that names no backend. */
   const openPair = async () => {
-    open = await openTestOverlay(2, registry.etcdFlags);
-    const net = open;
+    const net = await openOverlay(2, registry.etcdFlags);
     const [first, second] = net.lab.hosts;
     if (first === undefined || second === undefined) throw new Error("no hosts");
     const nftables = !(await hasBridgeFilter(first));
@@ -37,17 +26,6 @@ describe(`flanneld's udp backend, etcd ${registry.api}`, () => {
     return { net, first, second };
   };
   const firstAddress = (subnet: string) => subnet.replace(/-.*/, "");
-  /** Until both have what the other's lease says. */
-  const reachable = async (from: LabHost, own: string, target: string) => {
-    for (const deadline = Date.now() + 15_000; ;) {
-      try {
-        return await pingSeries(from, target, ["-I", own], 3);
-      } catch (error) {
-        if (Date.now() > deadline) throw error;
-        await Bun.sleep(100);
-      }
-    }
-  };
 
   test.each(["userspace", "dgram"] as const)(
     "%s: one network, ping, TCP and full packets both ways, TTLs lowered alike, leases of one shape",
@@ -64,7 +42,7 @@ describe(`flanneld's udp backend, etcd ${registry.api}`, () => {
         { host: second, address: own },
       ] as const;
       for (const [from, to] of [ends, [ends[1], ends[0]]] as const) {
-        await reachable(from.host, from.address, to.address);
+        await pingSoon(from.host, from.address, to.address);
         const full = ["-I", from.address, "-M", "do", "-s", "1444"];
         await pingSeries(from.host, to.address, full, 3);
         const { bytes, intact } = await transfer(net.lab, from, to, 500);
@@ -89,7 +67,7 @@ describe(`flanneld's udp backend, etcd ${registry.api}`, () => {
       await Promise.all([stock.ready(), peer.ready()]);
       const before = await registry.leaseOf(net, first);
       const target = firstAddress((await registry.leaseOf(net, second)).subnet);
-      await reachable(first, firstAddress(before.subnet), target);
+      await pingSoon(first, firstAddress(before.subnet), target);
 
       const options = { engine, datapath: 'on_stop = "remove"' } as const;
       const beside = net.startDaemon(first, options);
@@ -100,13 +78,13 @@ describe(`flanneld's udp backend, etcd ${registry.api}`, () => {
       await stock.child.end();
       const daemon = net.startDaemon(first, options);
       await daemon.ready(1);
-      await reachable(first, firstAddress(before.subnet), target);
+      await pingSoon(first, firstAddress(before.subnet), target);
       expect(await registry.leaseOf(net, first)).toEqual(before);
 
       await daemon.child.end();
       const again = startFlanneld(net.lab, first, { ...net, subnetFile });
       await again.ready();
-      await reachable(first, firstAddress(before.subnet), target);
+      await pingSoon(first, firstAddress(before.subnet), target);
       expect(await registry.leaseOf(net, first)).toEqual(before);
     },
   );

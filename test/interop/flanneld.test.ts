@@ -1,4 +1,4 @@
-import { afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { runProgram } from "../../src/demo/process.ts";
 import { inside, type LabHost } from "../../src/demo/lab.ts";
@@ -6,11 +6,10 @@ import { trafficThrough } from "../support/live-traffic.ts";
 import {
   binary,
   type Daemon,
-  openTestOverlay,
-  overlayRefused,
-  pingSeries,
+  overlayPerTest,
+  pingSoon,
   type TestOverlay,
-  transfer,
+  transferBothWays,
   vtepAddress,
 } from "../support/overlay.ts";
 import {
@@ -25,20 +24,11 @@ const engines = ["userspace", "kernel", "dgram"] as const;
 const registry = await stockRegistry();
 
 describe(`flanneld, etcd ${registry.api}`, () => {
-  let open: TestOverlay | undefined;
-  beforeAll(() => {
-    const refused = overlayRefused();
-    if (refused !== undefined) throw new Error(refused);
-  });
-  afterEach(async () => {
-    await open?.[Symbol.asyncDispose]();
-    open = undefined;
-  });
+  const openOverlay = overlayPerTest();
 
   /** Two hosts with an empty network; its rules are in what flanneld can use here. */
   const openPair = async (backend: object = { Type: "vxlan" }, more: object = {}) => {
-    open = await openTestOverlay(2, registry.etcdFlags);
-    const net = open;
+    const net = await openOverlay(2, registry.etcdFlags);
     const [first, second] = net.lab.hosts;
     if (first === undefined || second === undefined) throw new Error("no hosts");
     const nftables = !(await hasBridgeFilter(first));
@@ -48,17 +38,6 @@ describe(`flanneld, etcd ${registry.api}`, () => {
   };
   const leaseOf = (net: TestOverlay, host: LabHost) => registry.leaseOf(net, host);
   const firstAddress = (subnet: string) => subnet.replace(/-.*/, "");
-  /** Until both have what the other's lease says. */
-  const reachable = async (from: LabHost, own: string, target: string) => {
-    for (const deadline = Date.now() + 15_000; ;) {
-      try {
-        return await pingSeries(from, target, ["-I", own], 3);
-      } catch (error) {
-        if (Date.now() > deadline) throw error;
-        await Bun.sleep(100);
-      }
-    }
-  };
 
   test.each(engines)(
     "%s: one network with flanneld, ping and TCP both ways, leases of one shape",
@@ -70,20 +49,13 @@ describe(`flanneld, etcd ${registry.api}`, () => {
       const own = vtepAddress(await daemon.ready(1));
       const [theirs, ours] = [await leaseOf(net, first), await leaseOf(net, second)];
       const target = firstAddress(theirs.subnet);
-      await reachable(second, own, target);
-      await reachable(first, target, own);
+      await pingSoon(second, own, target);
+      await pingSoon(first, target, own);
       const [here, there] = [
         { host: first, address: target },
         { host: second, address: own },
       ];
-      for (const [from, to] of [
-        [here, there],
-        [there, here],
-      ] as const) {
-        const { bytes, intact } = await transfer(net.lab, from, to, 500);
-        expect(intact).toBe(true);
-        expect(bytes).toBeGreaterThan(100_000);
-      }
+      await transferBothWays(net.lab, here, there);
       const shape = (value: string) =>
         value.replace(/10\.77\.0\.\d+/, "IP").replace(/([0-9a-f]{2}:){5}[0-9a-f]{2}/, "MAC");
       expect(shape(ours.value)).toBe(shape(theirs.value));
@@ -97,7 +69,7 @@ describe(`flanneld, etcd ${registry.api}`, () => {
       await registry.deleteLease(net, ours.subnet);
       await daemon.ready(1); // it takes its lease again
       expect((await leaseOf(net, second)).subnet).toBe(ours.subnet);
-      await reachable(second, own, firstAddress((await leaseOf(net, first)).subnet));
+      await pingSoon(second, own, firstAddress((await leaseOf(net, first)).subnet));
     },
   );
 
@@ -116,7 +88,7 @@ describe(`flanneld, etcd ${registry.api}`, () => {
         { host: first, address: await podBridge(first, before.subnet) },
         { host: second, address: await podBridge(second, peerSubnet) },
       ] as const;
-      await reachable(first, ends[0].address, ends[1].address);
+      await pingSoon(first, ends[0].address, ends[1].address);
 
       let live: StockDaemon = stock;
       const options = { engine, datapath: 'on_stop = "kernel"' } as const;
@@ -179,7 +151,7 @@ describe(`flanneld, etcd ${registry.api}`, () => {
     for (const cleanup of [false, true]) {
       const daemon = net.startDaemon(first, { engine, host: "ip_masq = true" });
       const own = vtepAddress(await daemon.ready(1));
-      await reachable(first, own, target);
+      await pingSoon(first, own, target);
       await daemon.child.end();
       if (cleanup) {
         expect((await net.run(daemon, "cleanup")).output).toContain("- link flannel.1");
@@ -193,8 +165,8 @@ describe(`flanneld, etcd ${registry.api}`, () => {
       const stock = startFlanneld(net.lab, first, net, ["-ip-masq"]);
       await stock.ready();
       expect(firstAddress((await leaseOf(net, first)).subnet)).toBe(own);
-      await reachable(first, own, target);
-      await reachable(second, target, own);
+      await pingSoon(first, own, target);
+      await pingSoon(second, target, own);
       await stock.child.end();
     }
   });
@@ -218,8 +190,8 @@ describe(`flanneld, etcd ${registry.api}`, () => {
         { host: first, address: await podBridge(first, before.subnet) },
         { host: second, address: await podBridge(second, theirs.subnet) },
       ] as const;
-      await reachable(first, ends[0].address, ends[1].address);
-      await reachable(second, ends[1].address, ends[0].address);
+      await pingSoon(first, ends[0].address, ends[1].address);
+      await pingSoon(second, ends[1].address, ends[0].address);
       const to = theirs.subnet.replace("-", "/");
       const routes = async () =>
         (await runProgram(["ip", "-n", first.namespace, "route", "show", to])).trim().replace(/\s+/g, " ");
@@ -280,20 +252,13 @@ describe(`flanneld, etcd ${registry.api}`, () => {
       const carries = async () => {
         for (const [at, target] of targets.entries()) {
           const own = vtepAddress(report, at === 0 ? 4 : 6);
-          await reachable(second, own, target);
-          await reachable(first, target, own);
+          await pingSoon(second, own, target);
+          await pingSoon(first, target, own);
           const [here, there] = [
             { host: first, address: target },
             { host: second, address: own },
           ];
-          for (const [from, to] of [
-            [here, there],
-            [there, here],
-          ] as const) {
-            const { bytes, intact } = await transfer(net.lab, from, to, 500);
-            expect(intact).toBe(true);
-            expect(bytes).toBeGreaterThan(100_000);
-          }
+          await transferBothWays(net.lab, here, there);
         }
       };
       await carries();

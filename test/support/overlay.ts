@@ -1,3 +1,4 @@
+import { afterEach, beforeAll, expect } from "bun:test";
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { startEtcd } from "../../src/demo/etcd.ts";
@@ -84,6 +85,23 @@ export function hostOf({ lab }: TestOverlay, number: number): LabHost {
   const host = lab.hosts[number - 1];
   if (host === undefined) throw new Error(`no host ${number}`);
   return host;
+}
+
+/**
+ * Registers that each test of a `describe` has an overlay of its own, and fails where none can be had.
+ * @returns opens it
+ */
+export function overlayPerTest(): typeof openTestOverlay {
+  let open: TestOverlay | undefined;
+  beforeAll(() => {
+    const refused = overlayRefused();
+    if (refused !== undefined) throw new Error(refused);
+  });
+  afterEach(async () => {
+    await open?.[Symbol.asyncDispose]();
+    open = undefined;
+  });
+  return async (...options) => (open = await openTestOverlay(...options));
 }
 
 let labs = 0;
@@ -260,6 +278,18 @@ export async function pingSeries(
     throw new Error(`ping ${target}: ${output}${errors}`);
 }
 
+/** Three pings once there is a way: until each has heard of the other. */
+export async function pingSoon(from: LabHost, own: string, target: string): Promise<void> {
+  for (const deadline = Date.now() + 15_000; ;) {
+    try {
+      return await pingSeries(from, target, ["-I", own], 3);
+    } catch (error) {
+      if (Date.now() > deadline) throw error;
+      await Bun.sleep(100);
+    }
+  }
+}
+
 /** A host and its address in the overlay. */
 export interface OverlayEnd {
   readonly host: LabHost;
@@ -310,5 +340,17 @@ export async function transfer(
     return JSON.parse(text) as TransferResult;
   } finally {
     await receiver.end(0);
+  }
+}
+
+/** One TCP connection each way, each byte checked. */
+export async function transferBothWays(lab: Lab, here: OverlayEnd, there: OverlayEnd): Promise<void> {
+  for (const [from, to] of [
+    [here, there],
+    [there, here],
+  ] as const) {
+    const { bytes, intact } = await transfer(lab, from, to, 500);
+    expect(intact).toBe(true);
+    expect(bytes).toBeGreaterThan(100_000);
   }
 }
