@@ -42,6 +42,8 @@ export interface Keeper {
   readonly trouble: string | undefined;
   /** Who has our subnet in our place; then nothing may be sent for it. Undefined while it is ours. */
   readonly conflict: string | undefined;
+  /** Somebody keeps changing what it says, so that it is put back more slowly. */
+  readonly contested: boolean;
   readonly events: LeaseEvents;
   /** Looks at once, for instance because our key was seen to vanish; more and more slowly where that does not end. */
   wake(): void;
@@ -182,6 +184,9 @@ function keep(
     },
     get conflict() {
       return conflict;
+    },
+    get contested() {
+      return brake.contested;
     },
     events,
     wake() {

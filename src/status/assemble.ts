@@ -135,7 +135,7 @@ function overlayReport({
 }
 
 function leaseReport(
-  { lease, confirmedAt, trouble, conflict, events }: Keeper,
+  { lease, confirmedAt, trouble, conflict, contested, events }: Keeper,
   clock: Clock,
 ): NonNullable<StatusReport["lease"]> {
   const { subnets, attributes, expiresAt }: Lease = lease;
@@ -152,6 +152,7 @@ function leaseReport(
       confirmedAt === undefined ? null : Math.round((clock.now().getTime() - confirmedAt.getTime()) / 1000),
     trouble: conflict === undefined ? (trouble ?? null) : `another node has our subnet: ${conflict}`,
     conflict: conflict ?? null,
+    contested,
     events: { ...events },
   };
 }

@@ -91,6 +91,11 @@ export const metrics: readonly Metric[] = [
     ({ lease }) => lease && Number(lease.conflict !== null),
   ),
   gauge(
+    "lease_contested",
+    "Whether somebody keeps changing our lease, so that it is put back more slowly.",
+    ({ lease }) => lease && Number(lease.contested),
+  ),
+  gauge(
     "store_trouble",
     "Whether the store does not confirm our lease.",
     ({ lease }) => lease && Number(lease.trouble !== null && lease.conflict === null),

@@ -68,6 +68,8 @@ export interface StatusReport {
     readonly trouble: string | null;
     /** Who has our subnet in our place. */
     readonly conflict: string | null;
+    /** Somebody keeps changing what it says, so that it is put back more slowly. */
+    readonly contested: boolean;
     readonly events: LeaseEvents;
   };
   readonly peers: readonly PeerReport[];
@@ -148,6 +150,8 @@ export function statusText(report: StatusReport): string {
       `lease      ${lease.subnets.join(", ")} for ${publicText(lease)}${vtepText(lease)}, ${age}, ${expiry}`,
     );
     if (lease.trouble !== null) lines.push(`           trouble: ${lease.trouble}`);
+    if (lease.contested)
+      lines.push("           contested: somebody keeps changing it; it is put back more slowly");
   }
   lines.push(`peers      ${report.peers.length}`);
   for (const peer of report.peers) {

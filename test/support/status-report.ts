@@ -26,6 +26,7 @@ export function statusReport(changes: Partial<StatusReport> = {}): StatusReport 
       ageSeconds: 60,
       trouble: null,
       conflict: null,
+      contested: false,
       events: { acquired: 1, renewed: 2, lost: 0, conflict: 0, failed: 3 },
     },
     peers: [peer(2), peer(3)],

@@ -153,6 +153,7 @@ describe("keeper", () => {
       await clock.advance(1);
       expect(renewals()).toBe(7);
       expect(log.messages.filter((message) => message.includes("again and again"))).toHaveLength(1);
+      expect(keeper.contested).toBe(true);
       // What we want to publish does not wait.
       await undone(1);
       keeper.publish(keeper.lease.attributes);
@@ -160,6 +161,7 @@ describe("keeper", () => {
       expect(renewals()).toBe(8);
       // Once it is over a change is answered at once.
       await clock.advance(180_000);
+      expect(keeper.contested).toBe(false);
       const before = renewals();
       await undone(1);
       expect(renewals()).toBe(before + 1);

@@ -31,6 +31,7 @@ function bench({ remembered }: { remembered?: readonly Lease[] } = {}) {
     confirmedAt: new Date(0),
     trouble: undefined as string | undefined,
     conflict: undefined as string | undefined,
+    contested: false,
     wake: () => wakes++,
     publish: (attributes: LeaseAttributes) => void published.push(attributes),
     run: () => Promise.reject(new Error("not run here")),

@@ -68,6 +68,9 @@ test("metrics: a conflict is a conflict and no trouble of the store; a reservati
   expect(taken.value("flannel_lite_lease_conflict")).toBe(1);
   expect(taken.value("flannel_lite_store_trouble")).toBe(0);
   expect(taken.value("flannel_lite_lease_expiry_timestamp_seconds")).toBeUndefined();
+  const fought = pageOf({ lease: { ...lease, contested: true } });
+  expect(fought.value("flannel_lite_lease_contested")).toBe(1);
+  expect(taken.value("flannel_lite_lease_contested")).toBe(0);
   const away = pageOf({ lease: { ...lease, trouble: "etcd did not answer", confirmedAt: null } });
   expect(away.value("flannel_lite_store_trouble")).toBe(1);
   expect(away.value("flannel_lite_lease_conflict")).toBe(0);
