@@ -35,6 +35,19 @@ export function enableIpForward(families: readonly Family[], log: Log, root = "/
   }
 }
 
+/** The settings that keep this host from forwarding a family, such as `net.ipv4.ip_forward`; none where all is well. */
+export function forwardingOff(families: readonly Family[], root = "/proc/sys"): string[] {
+  return families
+    .filter((family) => {
+      try {
+        return readFileSync(join(root, switches[family]), "utf8").trim() === "0";
+      } catch {
+        return true; // a kernel without the family forwards none of it
+      }
+    })
+    .map((family) => switches[family].replaceAll("/", "."));
+}
+
 /** It is on now; whoever turns it off has to know that we could not help. */
 function warnIfFixed(sysctl: string, log: Log): void {
   try {

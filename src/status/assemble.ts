@@ -4,6 +4,7 @@ import { devicesOf } from "../backend/backend.ts";
 import { findVtepMac } from "../backend/vtep.ts";
 import type { UserspaceEngines } from "../datapath/userspace.ts";
 import { readDeviceCounters } from "../host/device-counters.ts";
+import { forwardingOff } from "../host/ip-forward.ts";
 import { type Lease, leaseKey, type NodeIdentity, subnetsOf } from "../lease/lease.ts";
 import type { Uplink } from "../net/uplink.ts";
 import type { Keeper } from "../network/keeper.ts";
@@ -87,6 +88,7 @@ export function assembleReport(
     ...(reconciler === undefined ? {} : { repairs: reconciler.repairs }),
     engines: engines.stats(),
     ...deviceReport(progress),
+    forwardingOff: forwardingOff([...new Set((progress.overlay?.ranges ?? []).map(({ family }) => family))]),
     certificates: certificates(clock.now()).map((certificate) => ({
       ...certificate,
       remainingDays: remainingDays(certificate, clock.now()),

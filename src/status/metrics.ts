@@ -140,6 +140,11 @@ export const metrics: readonly Metric[] = [
     ({ repairs }) => byLabel("kind", repairs?.byKind ?? {}),
   ),
   gauge(
+    "forwarding_off",
+    "Families of the network that this host does not forward, so that its pods reach no other host.",
+    ({ forwardingOff }) => forwardingOff.length,
+  ),
+  gauge(
     "contested_items",
     "Items that somebody keeps undoing, so that their repairs are slowed down.",
     ({ repairs }) => repairs?.contested.length,

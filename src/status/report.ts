@@ -104,6 +104,8 @@ export interface StatusReport {
   readonly engines: readonly { readonly device: string; readonly stats: EngineStats }[];
   /** Of the devices that the kernel engine has. */
   readonly devices?: readonly (DeviceCounters & { readonly name: string })[];
+  /** Settings of the kernel by which this host forwards nothing of a family in use: its pods reach no other host. */
+  readonly forwardingOff: readonly string[];
   /** Those that the connection to the store depends on. */
   readonly certificates: readonly (CertificateReport & { readonly remainingDays: number | null })[];
   /** Changes of the configuration and of the store's network configuration that wait for a restart. */
@@ -164,6 +166,8 @@ export function statusText(report: StatusReport): string {
     lines.push(`held       ${subnets} at ${publicIp} until ${until}: ${reason}`);
   if (report.passes !== undefined) lines.push(passesLine(report.passes, report.settled));
   for (const { item, error } of report.missing) lines.push(`missing    ${item}: ${error}`);
+  for (const setting of report.forwardingOff)
+    lines.push(`forwarding ${setting} is 0 on this host: pods do not reach other hosts`);
   if (report.repairs !== undefined) lines.push(...repairLines(report.repairs));
   if (report.firewall !== undefined) lines.push(...firewallLines(report.firewall));
   for (const { device, stats } of report.engines) lines.push(...engineLines(device, stats));

@@ -423,6 +423,11 @@ describe.skipIf(refused !== undefined)("overlay", () => {
     expect(await sysctl(hostOf(net, 1))).toBe("1\n");
     expect(first.child.errorTail()).toContain("turned IP forwarding on");
     expect(await sysctl(hostOf(net, 2))).toBe("0\n");
+    expect((await first.report()).forwardingOff).toEqual([]);
+    expect((await second.report()).forwardingOff).toEqual(["net.ipv4.ip_forward"]);
+    expect((await net.run(second, "status")).output).toContain(
+      "forwarding net.ipv4.ip_forward is 0 on this host",
+    );
     await first.child.end();
     await net.run(first, "cleanup");
     expect(await sysctl(hostOf(net, 1))).toBe("1\n");

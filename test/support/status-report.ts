@@ -69,6 +69,7 @@ export function statusReport(changes: Partial<StatusReport> = {}): StatusReport 
       blocked: null,
     },
     engines: [{ device: "flannel.1", stats: engineStats() }],
+    forwardingOff: [],
     certificates: [
       {
         role: "client",

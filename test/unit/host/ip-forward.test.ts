@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { enableIpForward } from "../../../src/host/ip-forward.ts";
+import { enableIpForward, forwardingOff } from "../../../src/host/ip-forward.ts";
 import { recordingLog } from "../../support/recording-log.ts";
 
 let root: string;
@@ -36,4 +36,11 @@ test("ip forward: what cannot be turned on is an error that says how the host do
     "turned IP forwarding on",
   ]);
   expect(log.lines[0]).toContain("sysctl -w net.ipv6.conf.all.forwarding=1");
+});
+
+test("ip forward: what is off is named as sysctl names it; a family that the kernel has not is off too", () => {
+  writeFileSync(sysctl(), "0\n");
+  expect(forwardingOff([4, 6], root)).toEqual(["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]);
+  writeFileSync(sysctl(), "1\n");
+  expect(forwardingOff([4], root)).toEqual([]);
 });
