@@ -15,7 +15,7 @@ import { pairedRow, type Row } from "./row.ts";
  * `listening`, and serves the nodes `node-0` … over plain HTTP, each with the pod CIDR of {@link subnetAt} and, but for
  * the first, with flannel's annotations.
  */
-export const kubeNodesVariable = "KUBE_NODES_BIN";
+const kubeNodesVariable = "KUBE_NODES_BIN";
 
 /** Why these rows cannot be measured; undefined where they can. */
 export function missingKubeNodes(): string | undefined {

@@ -156,7 +156,7 @@ export function rowOf(spec: RowSpec, mode: Mode, runs: readonly Run[]): Row | un
 }
 
 /** Three significant digits below 1, three decimals above. */
-export function rounded(value: number): number {
+function rounded(value: number): number {
   return Number(value.toPrecision(value < 1 ? 3 : 5));
 }
 
